@@ -1,0 +1,215 @@
+"""Accepted pairs -> groups, and who stands for whom.
+
+Grouping works on classes: a class is a set of byte-identical samples, which `exact` pairs tie to a representative. An
+edge of one member is an edge of all, so a class is taken or kept as a whole, and its first member in keep order stands
+for it.
+
+    pairs ──classes──▶ best edge per pair of classes ──GROUPINGS──▶ keeper of each class ──▶ one row per sample
+
+A grouping is a function of edges between classes that are numbered in keep order. To add one, add it to `GROUPINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dedup.errors import ConfigError, ManifestError
+
+Ints = npt.NDArray[np.int64]
+
+EVIDENCE = ("exact", "verified", "hash", "embedding")  # the strongest first
+
+GROUP_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("cluster", pa.int64()),  # null where a star took all neighbours of this sample
+        pa.field("cluster_size", pa.int32(), nullable=False),
+        pa.field("component_size", pa.int32(), nullable=False),
+        pa.field("keeper", pa.string()),  # null for samples that are kept
+        pa.field("method", pa.string()),
+        pa.field("score", pa.float32()),
+    ]
+)
+
+_EDGES_PER_BLOCK = 1 << 20  # turned into Python integers at a time
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Undirected edges between `n` classes, numbered 0 to n - 1 in keep order.
+
+    `first` < `second`, both (E,) int64, sorted by (first, second), no edge twice; `method` (E,) indexes `EVIDENCE`,
+    `score` (E,) is float32.
+    """
+
+    n: int
+    first: Ints
+    second: Ints
+    method: Ints
+    score: npt.NDArray[np.float32]
+
+
+def star(edges: Edges) -> Ints:
+    """In keep order, each class not yet taken becomes a keeper and takes its neighbours not yet taken.
+
+    So a class is removed only by a direct edge to one that is kept, and no two keepers share an edge (the
+    lexicographically first maximal independent set). Returns (n,) int64: each class's keeper, itself where it is kept.
+    """
+    keeper = [-1] * edges.n  # -1: not taken
+    for start in range(0, len(edges.first), _EDGES_PER_BLOCK):
+        block = slice(start, start + _EDGES_PER_BLOCK)
+        # Edges come sorted by their first end: when one is reached, all that could take that end have been.
+        for first, second in zip(edges.first[block].tolist(), edges.second[block].tolist(), strict=True):
+            if keeper[second] < 0 and keeper[first] < 0:
+                keeper[second] = first
+    result = np.array(keeper, dtype=np.int64)
+    return np.where(result < 0, np.arange(edges.n), result)
+
+
+def components(edges: Edges) -> Ints:
+    """All classes that are connected, over any number of edges, have the first of them in keep order as keeper.
+
+    Returns (n,) int64: each class's keeper, itself where it is kept.
+    """
+    graph = coo_array((np.ones(len(edges.first), dtype=bool), (edges.first, edges.second)), shape=(edges.n, edges.n))
+    _, labels = connected_components(graph, directed=False)
+    _, first_of, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(first_of[inverse], dtype=np.int64)
+
+
+GROUPINGS: dict[str, Callable[[Edges], Ints]] = {"star": star, "components": components}
+
+
+def group(pairs: pa.Table, sample_ids: pa.Array, ranks: npt.ArrayLike, grouping: str = "star") -> pa.Table:
+    """Groups the samples of all accepted pairs.
+
+    `pairs` has at least the columns a, b, method, score, accepted of `records.PAIR_SCHEMA`, in any order; a pair may
+    occur several times, and counts by its strongest evidence (the order of `EVIDENCE`, then the highest score).
+    `sample_ids` (M) and `ranks` (M,) give the keep order, 0 kept first, of at least the samples in accepted pairs;
+    equal ranks are ordered by sample_id.
+
+    Returns a table of `GROUP_SCHEMA`, sorted by sample_id, with one row per sample in an accepted pair. A row without
+    `keeper` is kept. `cluster` numbers the groups in the order of their keepers' sample_id. `keeper`, `method` and
+    `score` are the direct edge by which a sample goes: for a copy in the keeper's own class `exact` and 1, else the
+    edge between the two classes. A sample whose neighbours all went to other keepers has no cluster and cluster_size
+    1, but its component_size.
+
+    Under `components` a sample may hang on its keeper only through others. It then has that keeper, but null method
+    and score, for no edge is its evidence.
+
+    Raises ConfigError on an unknown grouping; ManifestError on an unknown method, or a sample without rank.
+    """
+    if grouping not in GROUPINGS:
+        raise ConfigError(f"unknown grouping {grouping!r}; choose from {', '.join(GROUPINGS)}")
+    pairs = pairs.filter(pairs["accepted"])
+    ids, a, b = _number_samples(pairs)
+    order = _rank_of(ids, sample_ids, np.asarray(ranks, dtype=np.int64))
+    method = _method_numbers(pairs)
+    score = pairs["score"].to_numpy().astype(np.float32)
+
+    exact = method == 0
+    class_of, best_of = _classes(len(ids), a[exact], b[exact], order)
+    edges = _class_edges(len(best_of), class_of[a], class_of[b], method, score)
+    keeper_class = GROUPINGS[grouping](edges)[class_of]
+    keeper = best_of[keeper_class]
+
+    edge_method, edge_score = _evidence(edges, keeper_class, class_of)
+    removed = keeper != np.arange(len(ids))
+    sizes = np.bincount(keeper, minlength=len(ids))
+    keepers = np.flatnonzero(sizes > 1)
+    cluster = np.searchsorted(keepers, keeper)
+    component = components(edges)[class_of]
+    return pa.table(
+        [
+            ids,
+            pa.array(cluster, mask=sizes[keeper] == 1),
+            sizes[keeper].astype(np.int32),
+            np.bincount(component, minlength=1)[component].astype(np.int32),
+            ids.take(pa.array(keeper, mask=~removed)),
+            pa.array(EVIDENCE).take(pa.array(edge_method, mask=~removed | (edge_method < 0))),
+            pa.array(edge_score, mask=~removed | (edge_method < 0)),
+        ],
+        schema=GROUP_SCHEMA,
+    )
+
+
+def _number_samples(pairs: pa.Table) -> tuple[pa.Array, Ints, Ints]:
+    """The sample_ids in accepted pairs, sorted, and the positions of each pair's a and b among them."""
+    both = pa.chunked_array(pairs["a"].chunks + pairs["b"].chunks, type=pa.string())
+    ids = pc.unique(both)
+    ids = ids.take(pc.sort_indices(ids))
+    numbers = pc.index_in(both, value_set=ids).to_numpy().astype(np.int64)
+    return ids, numbers[: len(pairs)], numbers[len(pairs) :]
+
+
+def _rank_of(ids: pa.Array, sample_ids: pa.Array, ranks: Ints) -> Ints:
+    if isinstance(sample_ids, pa.ChunkedArray):
+        sample_ids = sample_ids.combine_chunks()
+    at = pc.index_in(ids, value_set=sample_ids)
+    if at.null_count:
+        missing = ids.filter(pc.is_null(at))
+        raise ManifestError(
+            f"{len(missing)} samples occur in pairs but have no keep rank, first {missing[0].as_py()!r}: "
+            "the pairs belong to other descriptors, so search again"
+        )
+    return np.asarray(ranks[at.to_numpy(zero_copy_only=False)])
+
+
+def _method_numbers(pairs: pa.Table) -> Ints:
+    numbers = pc.index_in(pairs["method"], value_set=pa.array(EVIDENCE))
+    if numbers.null_count:
+        unknown = pairs["method"].filter(pc.is_null(numbers))[0].as_py()
+        raise ManifestError(f"accepted pair with unknown method {unknown!r}; known are {', '.join(EVIDENCE)}")
+    return np.asarray(numbers.to_numpy(), dtype=np.int64)
+
+
+def _classes(n: int, a: Ints, b: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """Classes of byte-identical samples, numbered in keep order.
+
+    `a`, `b` are the ends of the exact pairs, `order` (n,) the samples' keep ranks. Returns the class of each sample,
+    and the sample that stands for each class.
+    """
+    graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(n, n))
+    _, labels = connected_components(graph, directed=False)
+    in_order = np.argsort(order, kind="stable")  # samples are numbered by sample_id, which so breaks ties
+    _, first_at, inverse = np.unique(labels[in_order], return_index=True, return_inverse=True)
+    number = np.empty(len(first_at), dtype=np.int64)
+    number[np.argsort(first_at)] = np.arange(len(first_at))
+    class_of = np.empty(n, dtype=np.int64)
+    class_of[in_order] = number[inverse]
+    return class_of, in_order[np.sort(first_at)]
+
+
+def _class_edges(n: int, a: Ints, b: Ints, method: Ints, score: npt.NDArray[np.float32]) -> Edges:
+    """One edge, the strongest, per pair of different classes."""
+    apart = a != b
+    first, second = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+    method, score = method[apart], score[apart]
+    order = np.lexsort((-score, method, second, first))
+    first, second, method, score = first[order], second[order], method[order], score[order]
+    new = np.ones(len(first), dtype=bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    return Edges(n, first[new], second[new], method[new], score[new])
+
+
+def _evidence(edges: Edges, keeper: Ints, member: Ints) -> tuple[Ints, npt.NDArray[np.float32]]:
+    """Method (an index of `EVIDENCE`) and score by which each keeper class stands for each member class.
+
+    Within a class that is exact and 1; -1 and 0 where the two share no edge.
+    """
+    method = np.where(keeper == member, 0, -1)
+    score = np.where(keeper == member, 1, 0).astype(np.float32)
+    if len(edges.first):
+        keys, wanted = edges.first * edges.n + edges.second, keeper * edges.n + member
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found = keys[at] == wanted
+        method[found], score[found] = edges.method[at[found]], edges.score[at[found]]
+    return method, score
