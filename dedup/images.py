@@ -17,7 +17,7 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,26 +129,26 @@ def grey(image: Image.Image, width: int, height: int) -> UInt8Array:
     return np.asarray(image.convert("L").resize((width, height), Image.Resampling.LANCZOS))
 
 
-def greys(image: DecodedImage, sizes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], UInt8Array]:
+def greys(image: Image.Image, sizes: Sequence[tuple[int, int]]) -> list[UInt8Array]:
     """For each (width, height) a (height, width) uint8 array: as `grey`, at a fraction of the time.
 
     One conversion serves all, and large pictures are averaged in whole boxes before Lanczos. Of the bits of ImageHash
     on the full image at most 2 of 64 change for 99 % of photographs or more: dhash and ahash are the touchier, and so
     leave more pixels to Lanczos than phash.
     """
-    luma = image.rgb.convert("L")
+    luma = image.convert("L")
     lanczos = Image.Resampling.LANCZOS
-    return {size: np.asarray(luma.resize(size, lanczos, reducing_gap=max(3.0, 128 / min(size)))) for size in sizes}
+    return [np.asarray(luma.resize(size, lanczos, reducing_gap=max(3.0, 128 / min(size)))) for size in sizes]
 
 
-def thumbnail(image: DecodedImage) -> UInt8Array:
+def thumbnail(image: Image.Image) -> UInt8Array:
     """(32, 32, 3) uint8: the whole picture, squashed."""
     return square(image, THUMBNAIL_SIDE)
 
 
-def square(image: DecodedImage, side: int) -> UInt8Array:
+def square(image: Image.Image, side: int) -> UInt8Array:
     """(side, side, 3) uint8: the whole picture, squashed, antialiased (triangle filter)."""
-    return np.asarray(image.rgb.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
