@@ -7,7 +7,6 @@ with it. Nothing here looks at how copies are found.
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image, ImageOps
-from scipy.stats import binomtest
 
-from dedup.errors import ConfigError
+from dedup.errors import ConfigError, ImageError
+from dedup.images import decode
+from dedup.intervals import wilson
 from dedup.records import Sample, sample_id
 from dedup.transforms import TRANSFORMS, Encoded
 
@@ -45,14 +44,13 @@ class Planted:
     original: str | None = None
     transform: str | None = None
 
-    def members(self) -> dict[str, bytes]:
-        """The sample's files by their extension, the picture first."""
-        members = {self.image.extension: self.image.data}
+    def members(self) -> Iterator[tuple[str, bytes]]:
+        """The sample's files as (name, content), the picture first."""
+        yield f"{self.key}.{self.image.extension}", self.image.data
         if self.text is not None:
-            members["txt"] = self.text
+            yield f"{self.key}.txt", self.text
         if self.json is not None:
-            members["json"] = self.json
-        return members
+            yield f"{self.key}.json", self.json
 
 
 def plant(
@@ -66,7 +64,7 @@ def plant(
     The transforms come in a drawn order, round and round, so that each occurs equally often (by one more or less).
     The copy of a picture by a transform depends on `seed`, its key and the transform alone: a larger set keeps the
     copies of a smaller one where both use the transform. Text and json are handed on to the copies. A sample
-    without a decodable picture is passed on and has no copies.
+    whose picture cannot be decoded is passed on and has no copies; one without any is left out.
 
     Raises ConfigError for an unknown transform, more copies than transforms, or a key that a copy needs too.
     """
@@ -84,31 +82,21 @@ def plant(
             continue
         whole = Encoded(sample.image.data, sample.image.extension)
         group = [Planted(sample.key, whole, sample.text, sample.json)]
-        picture = _picture(whole.data)
-        if picture is not None:
-            for _ in range(copies):
-                name = order[dealt % len(order)]
-                dealt += 1
-                copy = whole if name == EXACT else TRANSFORMS[name](picture, _generator(seed, sample.key, name))
-                group.append(Planted(f"{sample.key}~{name}", copy, sample.text, sample.json, sample.key, name))
+        try:
+            picture = decode(whole.data, min_side=0).rgb
+        except ImageError:
+            names = []
+        else:
+            names = [order[(dealt + number) % len(order)] for number in range(copies)]
+            dealt += copies
+        for name in names:
+            copy = whole if name == EXACT else TRANSFORMS[name](picture, _generator(seed, sample.key, name))
+            group.append(Planted(f"{sample.key}~{name}", copy, sample.text, sample.json, sample.key, name))
         for planted in group:
             if planted.key in keys:
                 raise ConfigError(f"two samples with the key {planted.key}: give each picture a key of its own")
             keys.add(planted.key)
         yield from group
-
-
-def _picture(data: bytes) -> Image.Image | None:
-    """The whole picture upright, in full size and as RGB; None where that is no simple matter."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info or upright.mode in ("RGBA", "LA"):
-                rgba = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-            return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 def _generator(seed: int, key: str, transform: str) -> np.random.Generator:
@@ -169,9 +157,9 @@ def score(manifest: pa.Table, truth: pa.Table) -> Score:
     copies["found"] = ours == theirs  # a null cluster is NaN here and equals nothing
     counts = copies.groupby("transform")["found"].agg(copies="size", found="sum")
     counts.loc["all"] = counts.sum()
-    intervals = [binomtest(int(n.found), int(n.copies)).proportion_ci(method="wilson") for n in counts.itertuples()]
     counts["recall"] = counts["found"] / counts["copies"]
-    counts["low"], counts["high"] = [i.low for i in intervals], [i.high for i in intervals]
+    intervals = [wilson(int(row.found), int(row.copies)) for row in counts.itertuples()]
+    counts["low"], counts["high"] = [low for low, _ in intervals], [high for _, high in intervals]
 
     family = pd.Series(rows.index, index=rows.index)
     family.loc[copies["sample_id"]] = copies["original"].to_numpy()
