@@ -1,0 +1,325 @@
+"""One shard -> one descriptor table: everything that later steps need of its pictures, in one pass over its bytes.
+
+    tar ──read──▶ samples ──decode threads──▶ views ──▶ hashes (torch), embedding (embedder) ──▶ descriptor rows
+
+Reading is sequential, decoding runs in threads ahead of it, inference overlaps both. Batches are cut by position in the
+shard and padded to a fixed size, so that a row depends neither on the number of threads nor of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from dedup import images, records
+from dedup.embedders import Embedder
+from dedup.errors import ConfigError, ImageError
+from dedup.hashes import HASHES, INFORMATION_SIDE, information
+from dedup.records import Sample, Shard
+from dedup.shards import ShardReader
+
+DECODE_SIDE = 128  # of the shorter side, in pixels; what is left then changes at most 2 bits of nearly every phash
+_ROWS_PER_GROUP = 1024
+_BATCH_WITHOUT_EMBEDDER = 64
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class DescribeSettings:
+    """What is computed of each picture.
+
+    `embedder`: a name that `embedders.resolve` knows. `hashes`: names in `hashes.HASHES`, each of `hash_size`**2 bits.
+    `max_pixels`: pictures with more are failed rows and are not decoded.
+    """
+
+    embedder: str = "auto"
+    hashes: tuple[str, ...] = ("phash", "dhash", "ahash")
+    hash_size: int = 8
+    max_pixels: int = 200_000_000
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.hashes if name not in HASHES]
+        if unknown or not self.hashes:
+            raise ConfigError(f"hashes: {', '.join(unknown) or 'none given'}; known: {', '.join(HASHES)}")
+        if "phash" not in self.hashes:
+            raise ConfigError("hashes: phash is what the search uses; add it")
+        for name in self.hashes:
+            HASHES[name].grey_size(self.hash_size)  # raises for a size that the hash does not have
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels={self.max_pixels}: must be positive")
+
+    @property
+    def hash_bytes(self) -> dict[str, int]:
+        """Width in bytes of each hash column."""
+        return dict.fromkeys(self.hashes, self.hash_size**2 // 8)
+
+
+@dataclass
+class DescribeStats:
+    """What one shard took. `seconds` are CPU seconds by step, summed over this process's threads."""
+
+    samples: int = 0
+    failed: int = 0
+    bytes: int = 0
+    sha256: str = ""  # of the whole shard
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("reading", "decoding", "hashing", "embedding"), 0.0)
+    )
+
+
+def schema(settings: DescribeSettings, embedder: Embedder | None) -> pa.Schema:
+    """The schema of the tables that these settings give."""
+    return records.descriptor_schema(settings.hash_bytes, embedder.dim if embedder else 0)
+
+
+def describe_shard(
+    shard: Shard, settings: DescribeSettings, embedder: Embedder | None, *, threads: int = 1
+) -> pa.Table:
+    """The descriptor table of `shard`: one row per sample in the shard's order, schema `records.descriptor_schema`.
+
+    A picture that cannot be decoded is a row with `error` set. Raises ShardError when the shard itself is unreadable.
+    """
+    tables = list(describe_batches(shard, settings, embedder, threads=threads))
+    return pa.concat_tables(tables) if tables else schema(settings, embedder).empty_table()
+
+
+def describe_batches(
+    shard: Shard,
+    settings: DescribeSettings,
+    embedder: Embedder | None,
+    *,
+    threads: int = 1,
+    stats: DescribeStats | None = None,
+) -> Iterator[pa.Table]:
+    """`describe_shard` in pieces of about a thousand rows, which bound the memory. `stats` is filled on the way."""
+    stats = stats if stats is not None else DescribeStats()
+    started = time.process_time()
+    batch_size = embedder.batch_size if embedder else _BATCH_WITHOUT_EMBEDDER
+    plan = _ViewPlan(settings, embedder.image_size if embedder else 0)
+    reader = ShardReader(shard)
+    build = _TableBuilder(shard, settings, embedder)
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode") as pool:
+        prepared = _map_ahead(pool, plan.prepare, _timed(reader, stats), window=2 * batch_size)
+        waiting: list[pa.Table] = []
+        for batch, embedding in _embed(_batches(prepared, batch_size), embedder):
+            waiting.append(build(batch, embedding, stats))
+            if sum(table.num_rows for table in waiting) >= _ROWS_PER_GROUP:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting = []
+        if waiting:
+            yield pa.concat_tables(waiting).combine_chunks()
+    stats.sha256, stats.bytes = reader.sha256, reader.bytes
+    # Inference runs in threads of its library, which only the process's clock sees.
+    others = sum(stats.seconds[step] for step in ("reading", "decoding", "hashing"))
+    stats.seconds["embedding"] = max(0.0, time.process_time() - started - others) if embedder else 0.0
+
+
+@dataclass
+class _Prepared:
+    """A sample after decoding: its row so far, and the views of its picture (None when it failed)."""
+
+    row: dict[str, Any]
+    greys: dict[tuple[int, int], npt.NDArray[np.uint8]] | None
+    square: npt.NDArray[np.uint8] | None
+    seconds: float
+
+
+class _ViewPlan:
+    """Decodes a sample and makes the small views that the hashes and the embedder look at."""
+
+    def __init__(self, settings: DescribeSettings, embedder_side: int) -> None:
+        sizes = {HASHES[name].grey_size(settings.hash_size) for name in settings.hashes}
+        self._grey_sizes = sorted(sizes | {(INFORMATION_SIDE, INFORMATION_SIDE)})  # (height, width)
+        self._pillow_sizes = [(width, height) for height, width in self._grey_sizes]
+        self._side = embedder_side
+        self._max_pixels = settings.max_pixels
+        # Independent of the embedder, so that hashes are the same whichever is chosen.
+        self._min_side = DECODE_SIDE
+
+    def prepare(self, sample: Sample) -> _Prepared:
+        started = time.thread_time()
+        row = _text_columns(sample)
+        greys = square = None
+        if sample.image is None:
+            row["error"] = "no image member in this sample"
+        else:
+            data = sample.image.data
+            row |= {
+                "member": sample.image.name,
+                "offset": sample.image.offset,
+                "size": len(data),
+                "sha256": sha256(data).digest(),
+            }
+            try:
+                decoded = images.decode(data, max(self._min_side, self._side), self._max_pixels)
+            except ImageError as error:
+                row["error"] = str(error)
+            else:
+                greys = dict(zip(self._grey_sizes, images.greys(decoded.rgb, self._pillow_sizes), strict=True))
+                square = images.square(decoded.rgb, self._side) if self._side else None
+                row |= {
+                    "width": decoded.width,
+                    "height": decoded.height,
+                    "thumbnail": images.thumbnail(decoded.rgb).tobytes(),
+                }
+        return _Prepared(row, greys, square, time.thread_time() - started)
+
+
+class _TableBuilder:
+    """Turns prepared samples and their embedding into descriptor rows."""
+
+    def __init__(self, shard: Shard, settings: DescribeSettings, embedder: Embedder | None) -> None:
+        self._shard_id = shard.shard_id
+        self._settings = settings
+        self._device = torch.device(embedder.device if embedder else "cpu")
+        self._schema = schema(settings, embedder)
+
+    def __call__(self, batch: list[_Prepared], embedding: npt.NDArray[np.float32], stats: DescribeStats) -> pa.Table:
+        decoded = [index for index, item in enumerate(batch) if item.greys is not None]
+        started = time.thread_time()
+        self._hash(batch, decoded)
+        stats.seconds["hashing"] += time.thread_time() - started
+        stats.seconds["decoding"] += sum(item.seconds for item in batch)
+        stats.samples += len(batch)
+        stats.failed += len(batch) - len(decoded)
+
+        for item in batch:
+            item.row["sample_id"] = records.sample_id(self._shard_id, item.row["key"])
+        columns = []
+        for column in self._schema:
+            if column.name == "embedding":
+                columns.append(_embedding_column(column.type, len(batch), decoded, embedding))
+            else:
+                columns.append(pa.array([item.row.get(column.name) for item in batch], column.type))
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _hash(self, batch: list[_Prepared], decoded: list[int]) -> None:
+        if not decoded:
+            return
+        stacks: dict[tuple[int, int], torch.Tensor] = {}
+
+        def stack(size: tuple[int, int]) -> torch.Tensor:
+            if size not in stacks:
+                pictures = np.stack([(batch[index].greys or {})[size] for index in decoded])
+                stacks[size] = torch.from_numpy(pictures).to(self._device).unsqueeze(1)
+            return stacks[size]
+
+        size = self._settings.hash_size
+        for name in self._settings.hashes:
+            codes = HASHES[name].compute(stack(HASHES[name].grey_size(size)), size).cpu().numpy()
+            for index, code in zip(decoded, codes, strict=True):
+                batch[index].row[name] = code.tobytes()
+        levels = information(stack((INFORMATION_SIDE, INFORMATION_SIDE))).cpu().numpy()
+        for index, level in zip(decoded, levels, strict=True):
+            batch[index].row["information"] = float(level)
+
+
+def _embedding_column(
+    kind: pa.DataType, rows: int, decoded: list[int], embedding: npt.NDArray[np.float32]
+) -> pa.FixedSizeListArray:
+    values = np.zeros((rows, kind.list_size), np.float16)
+    values[decoded] = embedding
+    failed = np.ones(rows, bool)
+    failed[decoded] = False
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind, mask=pa.array(failed))
+
+
+def _text_columns(sample: Sample) -> dict[str, Any]:
+    """key, caption (of the txt, else of the json), url, json and note."""
+    text = sample.text.decode("utf-8", "replace") if sample.text is not None else None
+    raw = sample.json.decode("utf-8", "replace") if sample.json is not None else None
+    try:
+        fields = json.loads(raw) if raw is not None else {}
+    except ValueError:
+        fields = {}
+    if not isinstance(fields, dict):
+        fields = {}
+    caption, url = fields.get("caption"), fields.get("url")
+    return {
+        "key": sample.key,
+        "caption": text if text is not None else caption if isinstance(caption, str) else None,
+        "url": url if isinstance(url, str) else None,
+        "json": raw,
+        "note": sample.note,
+    }
+
+
+def _batches(items: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared]]:
+    """Groups with `size` decoded pictures each, cut early where many fail, so that memory stays bounded."""
+    batch: list[_Prepared] = []
+    decoded = 0
+    for item in items:
+        batch.append(item)
+        decoded += item.greys is not None
+        if decoded == size or len(batch) == 8 * size:
+            yield batch
+            batch, decoded = [], 0
+    if batch:
+        yield batch
+
+
+def _embed(
+    batches: Iterable[list[_Prepared]], embedder: Embedder | None
+) -> Iterator[tuple[list[_Prepared], npt.NDArray[np.float32]]]:
+    """Each batch with the embedding (decoded, D) of its decoded pictures; the embedder may run ahead."""
+    nothing = np.zeros((0, embedder.dim if embedder else 0), np.float32)
+    if embedder is None:
+        for batch in batches:
+            yield batch, nothing
+        return
+    waiting: deque[tuple[list[_Prepared], bool]] = deque()
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        for batch in batches:
+            squares = [item.square for item in batch if item.square is not None]
+            waiting.append((batch, bool(squares)))
+            if squares:
+                yield np.stack(squares)
+
+    for embedding in embedder.embed(pictures()):
+        while not waiting[0][1]:
+            yield waiting.popleft()[0], nothing
+        yield waiting.popleft()[0], embedding
+    while waiting:
+        yield waiting.popleft()[0], nothing
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], window: int
+) -> Iterator[_Out]:
+    """`map` in the pool, in order, with at most `window` items under way (Executor.map would read them all)."""
+    pending: deque[Any] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _timed(samples: Iterable[Sample], stats: DescribeStats) -> Iterator[Sample]:
+    iterator = iter(samples)
+    while True:
+        started = time.thread_time()
+        sample = next(iterator, None)
+        stats.seconds["reading"] += time.thread_time() - started
+        if sample is None:
+            return
+        yield sample

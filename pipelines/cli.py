@@ -1,0 +1,157 @@
+"""The command line: `dedup run SHARDS... --out OUT` and its companions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.parquet as pq
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+
+from dedup import __version__
+from dedup.describe import DescribeSettings
+from dedup.errors import ConfigError, DedupError
+from dedup.manifest import read_manifest
+from dedup.planting import score
+from pipelines import sample, summary
+from pipelines.client import ClusterSettings
+from pipelines.deduplicate import deduplicate, redecide
+from pipelines.run_state import Run
+from pipelines.settings import DecideSettings, RunSettings
+from pipelines.shuffle import quiet
+
+logger = logging.getLogger("dedup")
+
+RUN_DEFAULTS = RunSettings()
+CLUSTER_DEFAULTS = ClusterSettings()
+Flat = Parameter(name="*")  # a dataclass's fields as options of their own
+
+app = App(name="dedup", version=__version__, help="Finds near-duplicate images in webdataset shards.")
+
+
+@app.command
+def run(
+    shards: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    *,
+    out: str | None = None,
+    root: str | None = None,
+    skip_bad_shards: Annotated[bool, Parameter(negative=())] = False,
+    settings: Annotated[RunSettings, Flat] = RUN_DEFAULTS,
+    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+) -> None:
+    """Clean webdataset shards: write a manifest that says of every sample whether to keep it, and why.
+
+    Parameters
+    ----------
+    shards
+        Tar files: paths, globs, braces ({00000..00099}), folders, @list.txt, or any fsspec URL.
+    out
+        Run folder, local or an fsspec URL; by default runs/ and a name made from SHARDS.
+    root
+        Sample ids are relative to this folder; by default the one that holds all shards.
+    skip_bad_shards
+        List unreadable shards in run.json and go on without them.
+    """
+    if not shards:
+        raise ConfigError("no shards given: dedup run 'shards/{00000..00009}.tar' --out runs/mine")
+    finished = deduplicate(
+        shards, out or default_out(shards), settings, cluster, root=root, skip_bad_shards=skip_bad_shards
+    )
+    print(summary.text(finished))
+
+
+@app.command
+def decide(
+    run: str,
+    *,
+    grouping: str | None = None,
+    keep: str | None = None,
+    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+) -> None:
+    """Redo only the decision of a finished run, with another keep policy or grouping.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    grouping
+        star or components; by default as before.
+    keep
+        Keep policy, as in `dedup run`; by default as before.
+    """
+    before = Run.reopen(run).settings.decide
+    decision = DecideSettings(grouping or before.grouping, keep or before.keep)
+    print(summary.text(redecide(run, decision, cluster)))
+
+
+@app.command(name="sample")
+def clean_sample(
+    *,
+    out: str = "runs/sample",
+    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+) -> None:
+    """Clean a small set of real photographs with planted copies, and tell how many of them were found.
+
+    Parameters
+    ----------
+    out
+        Where the shards and the run go.
+    """
+    folder = Path(out)
+    truth = sample.write_sample(folder / "shards")
+    finished = deduplicate(
+        [str(folder / "shards")],
+        str(folder / "run"),
+        RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0")),
+        cluster,
+    )
+    print(summary.text(finished))
+    print(score(read_manifest(finished.folder.url), pq.read_table(truth)))
+
+
+@app.meta.default
+def with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: str | None = None
+) -> None:
+    """Reads --config before the rest.
+
+    Parameters
+    ----------
+    config
+        A TOML file with any of the options (min_cosine = 0.9); options on the command line win.
+    """
+    if config is not None:
+        app.config = (Toml(config, must_exist=True, search_parents=False, use_commands_as_keys=False),)
+    app(tokens)
+
+
+def default_out(shards: tuple[str, ...]) -> str:
+    """runs/<name>, the same for the same SHARDS: their readable part and a checksum."""
+    text = " ".join(shards)
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", re.sub(r"^.*://|\.tar", "", text)).strip("-")[-40:].strip("-")
+    return f"runs/{readable}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def main() -> None:
+    """Entry point: errors of this project end with their message and exit code 1, Ctrl-C with 130."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("distributed", "httpx", "huggingface_hub", "timm"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    quiet()
+    try:
+        app.meta()
+    except DedupError as error:
+        print(f"dedup: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ndedup: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

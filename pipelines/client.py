@@ -1,0 +1,141 @@
+"""Where the work runs: a Dask cluster on this machine, sized to it, or one that already exists."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import torch
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from dedup.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+KILLS_UNTIL_GIVEN_UP = 3
+_MAX_THREADS_PER_WORKER = 4  # beyond this the interpreter lock costs more than another process
+_MAX_THREADS_PER_GPU = 16
+_DASHBOARD = "127.0.0.1:0"  # a free port, and nobody else's business
+_DASK_CONFIG = {
+    # A task is given up when it was on a worker that died more often than this.
+    "distributed.scheduler.allowed-failures": KILLS_UNTIL_GIVEN_UP - 1,
+    "distributed.worker.daemon": True,
+    "dataframe.shuffle.method": "p2p",
+    "dataframe.convert-string": False,
+}
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """`scheduler`: address of a running Dask scheduler (tcp://...), None for a cluster on this machine. `workers`:
+    processes of that local cluster, None for as many as suit the machine. Neither changes any result."""
+
+    scheduler: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers={self.workers}: must be at least 1")
+        if self.scheduler and self.workers:
+            raise ConfigError("workers is for the local cluster; with scheduler=... the cluster has its own")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`workers` processes of `threads` threads each; with `gpus`, worker i sees only gpus[i]."""
+
+    workers: int
+    threads: int
+    gpus: tuple[str, ...] = ()
+
+
+def layout(cores: int, gpus: tuple[str, ...] = (), workers: int | None = None) -> Layout:
+    """One worker per GPU where there are GPUs; else the cores, divided among processes of a few threads each.
+
+    A task uses one thread for itself, so workers x threads is what the machine has and libraries' own pools stay at
+    one thread: nothing oversubscribes.
+    """
+    if gpus:
+        chosen = gpus[:workers]
+        return Layout(len(chosen), max(1, min(cores // len(chosen), _MAX_THREADS_PER_GPU)), chosen)
+    if workers is None:
+        workers = max(1, -(-cores // _MAX_THREADS_PER_WORKER))
+    return Layout(workers, max(1, cores // workers))
+
+
+@contextlib.contextmanager
+def connect(settings: ClusterSettings) -> Iterator[Client]:
+    """A Dask client for the block; the local cluster, if it made one, ends with it."""
+    with dask.config.set(_DASK_CONFIG), contextlib.ExitStack() as stack:
+        if settings.scheduler:
+            try:
+                client = stack.enter_context(Client(settings.scheduler, timeout="20s"))
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"no Dask scheduler answers at {settings.scheduler} ({error}); start one with `dask scheduler`, "
+                    "or leave SCHEDULER out to use this machine"
+                ) from error
+        else:
+            plan = layout(_cores(), _visible_gpus(), settings.workers)
+            cluster = stack.enter_context(_local_cluster(plan))
+            client = stack.enter_context(Client(cluster))
+        client.register_plugin(_QuietWorker())
+        logger.info("Dask dashboard: %s", client.dashboard_link)
+        yield client
+
+
+def slots(client: Client) -> int:
+    """How many tasks run at once."""
+    return max(1, sum(client.nthreads().values()))
+
+
+def _local_cluster(plan: Layout) -> SpecCluster:
+    if not plan.gpus:
+        return LocalCluster(
+            n_workers=plan.workers,
+            threads_per_worker=plan.threads,
+            dashboard_address=_DASHBOARD,
+            silence_logs=logging.ERROR,
+        )
+    memory = dask.config.get("distributed.worker.memory.limit", None) or "auto"
+    workers = {
+        index: {
+            "cls": Nanny,
+            "options": {"nthreads": plan.threads, "memory_limit": memory, "env": {"CUDA_VISIBLE_DEVICES": gpu}},
+        }
+        for index, gpu in enumerate(plan.gpus)
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": _DASHBOARD, "host": "127.0.0.1", "port": 0}}
+    return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if count and named:
+        return tuple(name.strip() for name in named.split(","))[:count]
+    return tuple(str(index) for index in range(count))
+
+
+class _QuietWorker(WorkerPlugin):  # type: ignore[misc]
+    """Leaves Ctrl-C to the driver (the terminal sends it to every process), and libraries to one thread each."""
+
+    name = "dedup-quiet-worker"
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        with contextlib.suppress(ValueError):  # not in a process's main thread: a worker inside another program
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        torch.set_num_threads(1)

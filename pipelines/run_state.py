@@ -1,0 +1,187 @@
+"""run.json: what a run was asked, what it read and how far it came. Opening a folder again resumes it, or refuses."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from typing import Any
+
+from dedup.errors import ConfigError, ManifestError
+from dedup.manifest import manifest_name
+from dedup.records import Shard
+from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
+from dedup.shards import list_shards
+from pipelines.settings import DecideSettings, RunSettings
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("describe", "search", "verify", "decide")
+FORMAT = 1  # of the run folder; a change makes older folders refuse to resume
+_REPORTED_PACKAGES = (
+    "dedup", "torch", "torchvision", "open_clip_torch", "timm", "faiss-gpu", "faiss-cpu", "openvino", "pillow",
+    "opencv-python-headless", "numpy", "pyarrow", "dask", "webdataset", "ImageHash",
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """A run folder with its settings and input. `document` is run.json as it stands."""
+
+    folder: RunFolder
+    settings: RunSettings
+    shards: list[Shard]
+    skip_bad_shards: bool = False
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        out: str,
+        patterns: Sequence[str],
+        settings: RunSettings,
+        *,
+        root: str | None = None,
+        skip_bad_shards: bool = False,
+    ) -> Run:
+        """Start a run in `out`, or resume the one that is there.
+
+        Raises ConfigError where the folder holds a run with other settings, naming each difference.
+        """
+        folder = RunFolder(out)
+        document = folder.read_json(RUN_FILE)
+        if document is None:
+            root, shards = list_shards(patterns, root)
+            document = {"format": FORMAT, "root": root, "asked": settings.to_json(), "steps": {}}
+        else:
+            _check_format(out, document)
+            if root is not None and root.rstrip("/") != document["root"]:
+                raise ConfigError(
+                    f"{out} was made with root={document['root']}, now {root}: sample ids would change; leave --root "
+                    "out, or choose another output folder"
+                )
+            _refuse_other_settings(out, document["asked"], settings.to_json())
+            root, shards = list_shards(patterns, document["root"])
+            if settings.describe.embedder == "auto" and "embedder" in document:
+                settings = _with_embedder(settings, document["embedder"]["name"])
+        run = cls(folder, settings, shards, skip_bad_shards, document)
+        document["versions"] = _versions()
+        document["patterns"] = list(patterns)
+        document["settings"] = settings.to_json()
+        run.save()
+        return run
+
+    @classmethod
+    def reopen(cls, out: str) -> Run:
+        """A run as it stands, for what needs no new input. Raises ManifestError where there is none."""
+        folder = RunFolder(out)
+        document = folder.read_json(RUN_FILE)
+        if document is None:
+            raise ManifestError(f"{out} is no run folder: it has no {RUN_FILE}")
+        _check_format(out, document)
+        if "verify" not in document["steps"]:
+            raise ManifestError(f"the run in {out} is unfinished; start it again with the same settings to finish it")
+        shards = [Shard(**{name: entry[name] for name in Shard.__dataclass_fields__}) for entry in document["shards"]]
+        return cls(folder, RunSettings.from_json(document["settings"]), shards, document=document)
+
+    def save(self) -> None:
+        self.folder.write_json(RUN_FILE, self.document)
+
+    def resolve_embedder(self, facts: Mapping[str, Any]) -> None:
+        """Fix what `auto` came to; `facts` has the embedder's name, dim, weights_sha256 and threshold.
+
+        Raises ConfigError where the folder's descriptors were made by another embedder or other weights.
+        """
+        before = self.document.get("embedder")
+        if before is not None:
+            for key in ("name", "weights_sha256", "dim"):
+                if before[key] != facts[key]:
+                    raise ConfigError(
+                        f"{self.folder.url} was made with embedder {key}={before[key]}, now {facts[key]}: "
+                        "choose another output folder, or the same embedder"
+                    )
+        self.settings = _with_embedder(self.settings, facts["name"])
+        self.document["embedder"] = dict(facts)
+        self.document["settings"] = self.settings.to_json()
+        self.save()
+
+    def step_fingerprint(self, step: str) -> str:
+        """Equal exactly when the step would give the same result: its own settings and all that it builds on."""
+        settings = self.settings.to_json()
+        chain: list[object] = [FORMAT, settings["describe"], self.document.get("embedder", {}).get("weights_sha256")]
+        if step == "describe":
+            return fingerprint(*chain)
+        chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]
+        if step == "decide":
+            chain += [settings["decide"]]
+        return fingerprint(step, *chain)
+
+    def is_finished(self, step: str) -> bool:
+        """Whether the step's result is there, whole, and made under the same settings from the same input."""
+        if self.document["steps"].get(step, {}).get("fingerprint") != self.step_fingerprint(step):
+            return False
+        if step == "decide":
+            return {manifest_name(shard.shard_id) for shard in self.shards} <= set(self.folder.names("manifest"))
+        return True
+
+    def set_decision(self, decision: DecideSettings) -> None:
+        """Other settings for the last step alone."""
+        self.settings = replace(self.settings, decide=decision)
+        for which in ("asked", "settings"):
+            self.document[which]["decide"] = self.settings.to_json()["decide"]
+
+    def start(self, step: str) -> None:
+        """From here on the step and all after it count as unfinished."""
+        for name in STEPS[STEPS.index(step) :]:
+            self.document["steps"].pop(name, None)
+        self.save()
+
+    def finish(self, step: str, **facts: Any) -> None:
+        """The step is whole; `facts` are kept beside its fingerprint."""
+        self.document["steps"][step] = {"fingerprint": self.step_fingerprint(step), **facts}
+        self.save()
+
+
+def _with_embedder(settings: RunSettings, name: str) -> RunSettings:
+    return replace(settings, describe=replace(settings.describe, embedder=name))
+
+
+def _check_format(out: str, document: Mapping[str, Any]) -> None:
+    if document.get("format") != FORMAT:
+        raise ConfigError(
+            f"{out} was written by another version of dedup (format {document.get('format')}, this is {FORMAT}): "
+            "choose another output folder"
+        )
+
+
+def _refuse_other_settings(out: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differences = [
+        f"{step}.{name}: {before.get(step, {}).get(name)!r} in the run, {value!r} asked"
+        for step, values in now.items()
+        for name, value in values.items()
+        if (step, name) != ("describe", "embedder")  # compared once `auto` is resolved
+        if before.get(step, {}).get(name) != value
+    ]
+    if not differences:
+        return
+    hint = "choose another output folder (OUT=...)"
+    if all(difference.startswith("decide.") for difference in differences):
+        hint = f"`dedup decide {out}` redoes only the decision; or {hint}"
+    raise ConfigError(f"{out} holds a run with other settings:\n  " + "\n  ".join(differences) + f"\n{hint}")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _REPORTED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def shard_entry(shard: Shard, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How run.json records an input shard: where it is, its size, checksum and counts."""
+    return {**asdict(shard), **facts}

@@ -1,0 +1,60 @@
+"""All settings of a run: each step's own dataclass, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dedup.describe import DescribeSettings
+from dedup.errors import ConfigError
+from dedup.groups import GROUPINGS
+from dedup.neighbors import SearchSettings
+from dedup.policies import parse_policy
+
+
+@dataclass(frozen=True)
+class DecideSettings:
+    """Who goes. `grouping`: star (a removed image has a direct edge to its keeper) or components. `keep`: who stays of
+    a group, policies of `policies.POLICIES` separated by commas, later ones breaking ties."""
+
+    grouping: str = "star"
+    keep: str = "largest"
+
+    def __post_init__(self) -> None:
+        if self.grouping not in GROUPINGS:
+            raise ConfigError(f"grouping={self.grouping}: known are {', '.join(GROUPINGS)}")
+        parse_policy(self.keep)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What determines the manifest, step by step."""
+
+    describe: DescribeSettings = field(default_factory=DescribeSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    decide: DecideSettings = field(default_factory=DecideSettings)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """As plain JSON values, a dictionary per step."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Mapping[str, Any]]) -> RunSettings:
+        """The inverse of `to_json`. Raises ConfigError where a field is not known to this version."""
+        try:
+            return cls(
+                DescribeSettings(**_tuples(content["describe"])),
+                SearchSettings(**_tuples(content["search"])),
+                DecideSettings(**_tuples(content["decide"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"run.json has settings of another version of dedup ({error}): use a new folder"
+            ) from error
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

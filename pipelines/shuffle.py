@@ -1,0 +1,103 @@
+"""Bring the rows that belong together to one task, by Dask's peer-to-peer shuffle, whatever the size of the set.
+
+    items ──source──▶ rows ──shuffle by a column──▶ partitions ──use──▶ one result per partition
+
+Rows go through the workers' disks, so a task's memory is bounded by its item or its partition. The number of partitions
+follows the data, never the workers, and rows are sorted in each, so that the results do not depend on the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+from distributed import Client, as_completed
+
+from pipelines.progress import Progress
+
+_PARTITION_BYTES = 64 << 20
+_MIN_PARTITIONS = 8
+_MAX_PARTITIONS = 1 << 14
+
+Source = Callable[[Any], pa.Table]
+Use = Callable[[pa.Table, int], int]
+
+
+def partitions_for(rows: int, row_bytes: int) -> int:
+    """How many partitions hold about 64 MiB each."""
+    return min(_MAX_PARTITIONS, max(_MIN_PARTITIONS, -(-rows * row_bytes // _PARTITION_BYTES)))
+
+
+def shuffle(
+    client: Client,
+    label: str,
+    source: Source,
+    items: Sequence[Any],
+    schema: pa.Schema,
+    by: str,
+    partitions: int,
+    use: Use,
+) -> int:
+    """Runs `source` on each item, brings rows with equal `by` together, and `use` on each partition.
+
+    `source` returns tables of `schema` (integers, floats, strings and variable-size binary). `use` gets the rows of one
+    partition, sorted by all integer and string columns, and the partition's number; it returns how many things it
+    found. Returns their sum.
+    """
+    frames = dd.from_map(_SourceFrame(source, schema), list(items), meta=_frame(schema.empty_table()))
+    together = frames.shuffle(by, npartitions=partitions, shuffle_method="p2p")
+    numbers = dd.from_map(_partition_number, range(partitions), meta=pd.DataFrame({"number": [0]}).iloc[:0])
+    results = dd.map_partitions(
+        _UseFrame(use, schema), together, numbers, meta=pd.DataFrame({"found": [0]}).iloc[:0], align_dataframes=False
+    )
+    found = 0
+    with Progress(label, partitions, "pairs") as progress:
+        futures = client.compute(results.to_delayed())
+        try:
+            for _, result in as_completed(futures, with_results=True):
+                found += int(result["found"].sum())
+                progress.advance(1, int(result["found"].sum()))
+        finally:
+            client.cancel(futures, force=True)
+    return found
+
+
+def quiet() -> None:
+    """Dask tells of every shuffle's start and end at warning level."""
+    logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
+
+
+class _SourceFrame:
+    def __init__(self, source: Source, schema: pa.Schema) -> None:
+        self._source = source
+        self._schema = schema
+
+    def __call__(self, item: Any) -> pd.DataFrame:
+        return _frame(self._source(item).cast(self._schema))
+
+
+class _UseFrame:
+    def __init__(self, use: Use, schema: pa.Schema) -> None:
+        self._use = use
+        self._schema = schema
+
+    def __call__(self, rows: pd.DataFrame, number: pd.DataFrame) -> pd.DataFrame:
+        table = pa.Table.from_pandas(rows, schema=self._schema, preserve_index=False)
+        keys = [
+            (field.name, "ascending")
+            for field in self._schema
+            if pa.types.is_integer(field.type) or pa.types.is_string(field.type)
+        ]
+        return pd.DataFrame({"found": [self._use(table.sort_by(keys).combine_chunks(), int(number["number"].iloc[0]))]})
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _partition_number(number: int) -> pd.DataFrame:
+    return pd.DataFrame({"number": [number]})
