@@ -69,7 +69,10 @@ def band_values(codes: Codes, max_bits: int, agreeing: int = 1) -> Words:
     bits = np.unpackbits(codes, axis=1)
     edges = [part * 8 * nbytes // parts for part in range(parts + 1)]
     words = [_words(np.packbits(bits[:, start:end], axis=1)).T for start, end in itertools.pairwise(edges)]
-    values = np.zeros((n, math.comb(parts, agreeing)), dtype=np.uint64)
+    bands = math.comb(parts, agreeing)
+    # Each band starts from a number of its own, so that equal parts in different bands give different values.
+    values = np.empty((n, bands), dtype=np.uint64, order="F")
+    values[:] = _mix(np.arange(1, bands + 1, dtype=np.uint64))
     for band, chosen in enumerate(itertools.combinations(words, agreeing)):
         for word in itertools.chain.from_iterable(chosen):
             values[:, band] = _mix(values[:, band] ^ word)
@@ -119,10 +122,10 @@ def hamming_pairs_in_bands(
 
     Memory: the pairs, and a fixed amount, however many rows share a value.
     """
-    order = np.lexsort((band_value, band_no))
+    order = np.argsort(band_value)
     number, value = np.asarray(band_no)[order], band_value[order]
     starts = np.ones(len(order), dtype=bool)
-    starts[1:] = (number[1:] != number[:-1]) | (value[1:] != value[:-1])
+    starts[1:] = value[1:] != value[:-1]
     begin = np.flatnonzero(starts)
     end = np.append(begin, len(order))[1:]
     dense = end - begin >= _DENSE_BUCKET
@@ -135,10 +138,26 @@ def hamming_pairs_in_bands(
     found = []
     for left, right, distance in blocks:
         first_band = _first_common_band(sorted_codes[left], sorted_codes[right], max_bits, agreeing)
-        keep = first_band == number[left]
+        keep = (first_band == number[left]) & (number[left] == number[right])  # two bands might share a value
         i, j = order[left[keep]], order[right[keep]]
         found.append((np.minimum(i, j), np.maximum(i, j), distance[keep]))
     return _sorted(found)
+
+
+def limit_candidates(pairs: HammingPairs, max_bits: int, per_row: int) -> HammingPairs:
+    """All pairs within `max_bits`, and of those beyond it the ones that are among the nearest `per_row` beyond it of
+    either row (equally near ones by row number).
+
+    After `hamming_pairs_in_bands` a row is an image in one band, so what an image proposes does not depend on which
+    bands and values share a call.
+    """
+    keep = pairs.distance <= max_bits
+    beyond = np.flatnonzero(~keep)
+    for row, other in ((pairs.i[beyond], pairs.j[beyond]), (pairs.j[beyond], pairs.i[beyond])):
+        order = np.lexsort((other, pairs.distance[beyond], row))
+        place = np.arange(len(order)) - np.searchsorted(row[order], row[order])
+        keep[beyond[order[place < per_row]]] = True
+    return HammingPairs(pairs.i[keep], pairs.j[keep], pairs.distance[keep])
 
 
 _Block = tuple[Ints, Ints, Distances]
