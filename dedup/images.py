@@ -31,9 +31,6 @@ from dedup.records import THUMBNAIL_SIDE
 
 MAX_PIXELS = 200_000_000
 
-# `min_side` for hashes and the thumbnail: see `greys` for what this costs in bits.
-DECODE_SIDE = 128
-
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -182,10 +179,10 @@ def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
     Values within 0..1 (floats only) fill that range, others within 0..65535 the smallest of 8, 10, 12, 14 and 16 bits
     that holds the largest; negative or larger values are stretched from their least to their greatest. NaN is black.
     """
-    finite = np.isfinite(values)
-    if not finite.any():
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
         return np.zeros(values.shape, np.uint8)
-    low, high = float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf))
+    low, high = float(finite.min()), float(finite.max())
     if low >= 0 and high <= 1 and values.dtype.kind == "f":
         low, high = 0.0, 1.0
     elif low >= 0 and high <= 65535:
