@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,9 @@ def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str, bool]:
         raise ConfigError(f"{url}: {error}{extra}") from error
     except ValueError as error:
         raise ConfigError(f"{url}: {error}") from error
-    return fs, path, isinstance(fs, LocalFileSystem)
+    if isinstance(fs, LocalFileSystem):
+        return fs, os.path.abspath(path), True  # noqa: PTH100 (links are to stay, `.` and `..` are not)
+    return fs, path, False
 
 
 def _read_lists(patterns: Iterable[str]) -> Iterator[str]:
