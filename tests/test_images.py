@@ -227,13 +227,24 @@ def test_odd_tiff_metadata_makes_no_warning() -> None:
     for entry in range(start + 2, start + 2 + 12 * count, 12):
         if struct.unpack_from("<H", data, entry) == (33432,):
             struct.pack_into("<I", data, entry + 8, 1 << 30)  # the copyright now lies behind the file's end
+    assert_silent_where_pillow_warns(bytes(data))
+
+
+def test_an_invalid_animation_makes_no_warning() -> None:
+    data = encode(picture(), "PNG")
+    chunk = io.BytesIO()
+    PngImagePlugin.putchunk(chunk, b"acTL", struct.pack(">II", 0, 0))  # an animation of no frames
+    assert_silent_where_pillow_warns(data[:33] + chunk.getvalue() + data[33:])
+
+
+def assert_silent_where_pillow_warns(data: bytes) -> None:
     with warnings.catch_warnings(record=True) as by_pillow:
         warnings.simplefilter("always")
-        Image.open(io.BytesIO(data))
+        Image.open(io.BytesIO(data)).close()
     assert by_pillow
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert decode(bytes(data), 0).rgb.size == (160, 120)
+        assert decode(data, 0).rgb.size == (160, 120)
     assert not caught
 
 
