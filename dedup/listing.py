@@ -47,8 +47,12 @@ def list_shards(patterns: Sequence[str], root: str | None = None) -> tuple[str, 
     """
     found: _Found = {}
     explicit: dict[tuple[Any, str], list[str]] = defaultdict(list)
+    remote: set[Any] = set()
     for pattern in _read_lists(patterns):
         fs, path, local = open_filesystem(pattern)
+        if not local and fs not in remote:
+            remote.add(fs)
+            fs.invalidate_cache()  # s3fs keeps listings: a shard that changed in this process's time would go unseen
         if _is_glob(path, local):
             matches = _ask(pattern, lambda fs=fs, path=path: fs.glob(path, detail=True))  # type: ignore[misc]
             _add_all(found, fs, matches, pattern)
@@ -57,7 +61,7 @@ def list_shards(patterns: Sequence[str], root: str | None = None) -> tuple[str, 
     for (fs, parent), paths in explicit.items():
         for path, info in _info_of(fs, parent, paths):
             if info["type"] == "directory":
-                _add_all(found, fs, fs.find(path, detail=True), path)
+                _add_all(found, fs, {path: info}, path)
             else:
                 _refuse_compressed(path)
                 if not path.endswith(".tar"):
@@ -154,7 +158,6 @@ def _ask(what: str, question: Callable[[], Any]) -> Any:
 
 def _add_all(found: _Found, fs: fsspec.AbstractFileSystem, infos: Mapping[str, _Info], pattern: str) -> None:
     """Every tar of a glob or folder; folders that a glob matched are searched, other files left alone."""
-    before = len(found)
     matched = False
     for path, info in infos.items():
         _refuse_compressed(path)
@@ -167,13 +170,16 @@ def _add_all(found: _Found, fs: fsspec.AbstractFileSystem, infos: Mapping[str, _
             if name.endswith(".tar"):
                 _add(found, fs, name, about)
                 matched = True
-    if not matched and len(found) == before:
+    if not matched:
         raise ConfigError(f"{pattern} matches no .tar file")
 
 
 def _add(found: _Found, fs: fsspec.AbstractFileSystem, path: str, info: _Info) -> None:
     if isinstance(fs, LocalFileSystem):
-        stat = Path(path).stat()
+        try:
+            stat = Path(path).stat()
+        except OSError as error:  # a dangling link, or gone since the folder was listed
+            raise ShardError(path, f"cannot be read: {error}") from error
         found[path] = stat.st_size, str(stat.st_mtime_ns)
         return
     size = info.get("size")

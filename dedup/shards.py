@@ -1,12 +1,11 @@
 """Webdataset shards: what is in them, one image back by its offset, and writing new ones.
 
-The only user of webdataset and tarfile; which shards there are is `listing.py`'s. A shard is read once, from front to
-back; that pass also takes the sha256 of the whole tar, and holds one sample at a time.
+Which shards there are is `listing.py`'s, how a tar is laid out `tar_stream.py`'s; this is the only user of webdataset.
+A shard is read once, from front to back; that pass also takes the sha256 of the whole tar, and holds one sample.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import tarfile
@@ -14,13 +13,14 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, cast
 
 from webdataset.tariterators import base_plus_ext
 
 from dedup.errors import ShardError
 from dedup.listing import list_shards, open_filesystem
 from dedup.records import Member, Sample, Shard
+from dedup.tar_stream import HashedStream, headers, why
 
 __all__ = ["IMAGE_EXTENSIONS", "ShardReader", "UniqueKeys", "list_shards", "read_range", "write_shard"]
 
@@ -30,8 +30,6 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif",
 MAX_MEMBER_BYTES = 1 << 30
 
 _META = re.compile(r"__[^/]*__($|/)")  # as webdataset's tar_file_iterator
-_CHUNK = 1 << 17  # bytes; larger ones leave the processor's cache between reading and hashing
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 
 
 class ShardReader:
@@ -70,10 +68,11 @@ class ShardReader:
 
     def __iter__(self) -> Iterator[Sample]:
         with _open_to_read(self.shard.url) as file:
-            stream = _HashedStream(file, self.shard.url)
+            stream = HashedStream(file, self.shard.url)
             yield from _samples(stream, self.shard.url)
             if 0 <= self.shard.size != stream.position:
-                _fail(self.shard.url, f"{stream.position} bytes long, but {self.shard.size} when it was listed")
+                lengths = f"{stream.position} bytes long, but {self.shard.size} when it was listed"
+                raise ShardError(self.shard.url, lengths)
             self._sha256, self._bytes = stream.hexdigest(), stream.position
 
 
@@ -107,9 +106,9 @@ def read_range(url: str, offset: int, size: int) -> bytes:
         else:
             data = bytes(fs.cat_file(path, start=offset, end=offset + size))
     except Exception as error:  # each filesystem has errors of its own
-        _fail(url, f"cannot be read: {_why(error)}", error)
+        raise ShardError(url, f"cannot be read: {why(error)}") from error
     if len(data) != size:
-        _fail(url, f"ends before byte {offset + size}: it is no longer the shard that was described")
+        raise ShardError(url, f"ends before byte {offset + size}: it is no longer the shard that was described")
     return data
 
 
@@ -145,121 +144,10 @@ def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(content))
 
 
-class _HashedStream:
-    """A file read forwards only, hashed as it goes by; as much of a file object as tarfile's header parser needs."""
-
-    def __init__(self, file: IO[bytes], url: str) -> None:
-        self._file = file
-        self._url = url
-        self._hash = hashlib.sha256()
-        self._buffer = memoryview(b"")
-        self.position = 0
-
-    def tell(self) -> int:
-        return self.position
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes, fewer only at the end of the file."""
-        if size < 0:
-            raise ValueError(f"a length of {size} bytes")
-        parts: list[memoryview] = []
-        missing = size
-        while missing and self._filled():
-            parts.append(self._buffer[:missing])
-            self._buffer = self._buffer[missing:]
-            missing -= len(parts[-1])
-        self.position += size - missing
-        return b"".join(parts)
-
-    def peek(self, size: int) -> bytes:
-        """What `read` would return, left in place."""
-        if len(self._buffer) < size:
-            data = self.read(size)
-            self.position -= len(data)
-            self._buffer = memoryview(data + self._buffer)
-        return bytes(self._buffer[:size])
-
-    def skip_to(self, position: int) -> bool:
-        """Go forwards to `position`; False where the file ends before it."""
-        while self.position < position and self._filled():
-            step = min(position - self.position, len(self._buffer))
-            self._buffer = self._buffer[step:]
-            self.position += step
-        return self.position == position
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-    def _filled(self) -> bool:
-        if not self._buffer:
-            try:
-                chunk = self._file.read(_CHUNK)
-            except Exception as error:  # each filesystem has errors of its own
-                _fail(self._url, f"cannot be read on from byte {self.position}: {_why(error)}", error)
-            self._hash.update(chunk)
-            self._buffer = memoryview(chunk)
-        return bool(self._buffer)
-
-
-class _Headers(tarfile.TarFile):
-    """Holds what `TarInfo.fromtarfile` asks for (offset, encoding, global pax headers)."""
-
-    def next(self) -> None:  # TarFile's constructor would read the first member already
-        return None
-
-
-def _members(stream: _HashedStream, url: str) -> Iterator[tarfile.TarInfo]:
-    """Every header of the tar; the stream stands at the member's content, and may be read on from there.
-
-    TarFile itself is of no use: it ends in silence at a damaged header, and at an end of file that no end-of-archive
-    block announces, which is what a download or a writer cut off between two members leaves. The format asks for two
-    blocks of zeros there; one is accepted, as most programs do, and any number. Tars that were simply concatenated go
-    on after them, and so does this.
-    """
-    tar = _Headers(fileobj=cast(IO[bytes], stream), encoding="utf-8")
-    end_seen = False
-    while True:
-        start = stream.position
-        block = stream.peek(tarfile.BLOCKSIZE)
-        if not any(block):
-            if len(block) < tarfile.BLOCKSIZE and not end_seen:
-                _fail(url, f"truncated: ends at byte {start}, without an end-of-archive block" if start else "empty")
-            stream.skip_to(start + len(block))
-            if len(block) < tarfile.BLOCKSIZE:
-                return
-            end_seen = True
-            continue
-        try:
-            info = tarfile.TarInfo.fromtarfile(tar)
-        except ShardError:
-            raise
-        except Exception as error:  # a HeaderError, or what damaged pax records provoke
-            _fail(url, _why_no_header(start, block, end_seen, error), error)
-        if info.size < 0 or tar.offset < stream.position:
-            _fail(url, f"damaged tar header at byte {start}: a member of {info.size} bytes")
-        end_seen = False
-        yield info
-        if not stream.skip_to(tar.offset):
-            _fail(url, f"truncated: ends at byte {stream.position}, inside its member {info.name}")
-
-
-def _why_no_header(start: int, block: bytes, end_seen: bool, error: Exception) -> str:
-    if start == 0:
-        for magic, name in _COMPRESSED.items():
-            if block.startswith(magic):
-                return f"not a tar but {name}: shards are uncompressed tars"
-        return "not a tar: its first block is no tar header"
-    if end_seen:
-        return f"what follows the end of the archive, at byte {start}, is not another tar"
-    if len(block) < tarfile.BLOCKSIZE:
-        return f"truncated: ends inside the tar header at byte {start}"
-    return f"damaged tar header at byte {start}: {_why(error)}"
-
-
-def _samples(stream: _HashedStream, url: str) -> Iterator[Sample]:
+def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:
     names = UniqueKeys()
     current: _Gathered | None = None
-    for info in _members(stream, url):
+    for info in headers(stream, url):
         key, extension = _split(info)
         if key is None:
             continue
@@ -283,15 +171,15 @@ def _split(info: tarfile.TarInfo) -> tuple[str | None, str]:
     return key, (extension or "").lower()
 
 
-def _content(stream: _HashedStream, info: tarfile.TarInfo, url: str) -> bytes | None:
+def _content(stream: HashedStream, info: tarfile.TarInfo, url: str) -> bytes | None:
     """The member's bytes; None for one too large to be read."""
     if info.issparse():
-        _fail(url, f"its member {info.name} is sparse: write the tar without --sparse")
+        raise ShardError(url, f"its member {info.name} is sparse: write the tar without --sparse")
     if info.size > MAX_MEMBER_BYTES:
         return None
     data = stream.read(info.size)
     if len(data) < info.size:
-        _fail(url, f"truncated: ends at byte {stream.position}, inside its member {info.name}")
+        raise ShardError(url, f"truncated: ends at byte {stream.position}, inside its member {info.name}")
     return data
 
 
@@ -344,12 +232,4 @@ def _open_to_read(url: str) -> IO[bytes]:
         return cast(IO[bytes], fs.open(path, "rb", block_size=8 << 20))
     except Exception as error:  # each filesystem has errors of its own
         missing = isinstance(error, FileNotFoundError)
-        _fail(url, "does not exist" if missing else f"cannot be opened: {_why(error)}", error)
-
-
-def _why(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _fail(url: str, reason: str, error: Exception | None = None) -> NoReturn:
-    raise ShardError(url, reason) from error
+        raise ShardError(url, "does not exist" if missing else f"cannot be opened: {why(error)}") from error

@@ -140,6 +140,13 @@ def test_other_files_are_refused_by_name(tree: Path) -> None:
         list_shards(["a/{00000.tar"])
 
 
+def test_a_dangling_link_is_named(tree: Path) -> None:
+    (tree / "a" / "00009.tar").symlink_to(tree / "gone.tar")
+    for pattern in ("a", "a/*.tar", "a/00009.tar"):
+        with pytest.raises(ShardError, match=r"00009\.tar"):
+            list_shards([pattern])
+
+
 def test_a_name_that_looks_like_a_glob_may_be_a_file(tree: Path) -> None:
     write_tar(tree / "odd[1].tar", [])
     assert ids([f"{tree}/odd[1].tar"]) == ["odd[1]"]
@@ -436,6 +443,32 @@ def test_remote_shards_read_like_local_ones(tmp_path: Path, memory: fsspec.Abstr
         assert read_range(url, image.offset, len(image.data)) == image.data
         with pytest.raises(ShardError, match="ends before byte"):
             read_range(url, path.stat().st_size - 5, 6)
+
+
+def test_a_connection_that_breaks_is_an_error_that_names_the_shard(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise RuntimeError("connection\nreset")
+            return super().read(size)
+
+    data = tar_bytes([(f"{number}.jpg", b"x" * 100_000) for number in range(5)])
+    memory.pipe_file("/0.tar", data)
+    known = listed("memory://0.tar")
+    monkeypatch.setattr(type(memory), "open", lambda *_, **__: Breaking(data))
+    with pytest.raises(ShardError, match=r"memory:///0\.tar: cannot be read on from .*RuntimeError: connection reset"):
+        list(ShardReader(known))
+
+
+def test_a_sparse_member_is_an_error(tmp_path: Path) -> None:
+    block = bytearray(entry("1.jpg", b"x" * 512))
+    block[156:157] = tarfile.GNUTYPE_SPARSE
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    with pytest.raises(ShardError, match=r"1\.jpg is sparse"):
+        read(bytes(block) + END, tmp_path)
 
 
 # ---- writing
