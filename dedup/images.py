@@ -23,8 +23,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from dedup.errors import ImageError
 from dedup.records import THUMBNAIL_SIDE
@@ -45,11 +53,6 @@ class DecodedImage:
     format: str
 
 
-class _Jpeg(JpegImageFile):
-    def _read_dpi_from_exif(self) -> None:
-        """Not needed, and Pillow warns there of every EXIF block that is not well-formed."""
-
-
 # Pillow warns of odd metadata, and does not let a caller say no. This filter, for the modules that parse files and
 # nothing else, is put in front and stays there, which is safe between threads; warnings.catch_warnings is not.
 _PARSERS = r"PIL\.\w+ImagePlugin"
@@ -59,7 +62,7 @@ _QUIET = ("ignore", None, Warning, re.compile(_PARSERS), 0)
 # The plugins are used directly, not through Image.open: that one warns above 89 megapixels, refuses above 179 whatever
 # our own limit is, and would hand bytes from the internet to some forty more parsers.
 FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
-    "JPEG": (lambda head: head.startswith(b"\xff\xd8\xff"), _Jpeg),
+    "JPEG": (lambda head: head.startswith(b"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
     "PNG": (lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     "WEBP": (lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP", WebPImagePlugin.WebPImageFile),
     "GIF": (lambda head: head.startswith((b"GIF87a", b"GIF89a")), GifImagePlugin.GifImageFile),
@@ -112,9 +115,9 @@ def decode(data: bytes, min_side: int, max_pixels: int = MAX_PIXELS) -> DecodedI
             if min_side > 0 and format_name != "JPEG":
                 factor = min(rgb.size) // (2 * min_side)
                 rgb = rgb.reduce(factor) if factor > 1 else rgb
-            if format_name != "TIFF":  # there Pillow has turned it already
-                turn = _TURN.get(_orientation(image.info.get("exif")))
-                rgb = rgb.transpose(turn) if turn is not None else rgb
+            # A TIFF has no such block, and Pillow turns it on loading.
+            turn = _TURN.get(_orientation(image.info.get("exif")))
+            rgb = rgb.transpose(turn) if turn is not None else rgb
     except ImageError:
         raise
     except Exception as error:  # Pillow's parsers raise nearly every kind there is on damaged bytes
@@ -197,7 +200,7 @@ def _to_8_bits(values: npt.NDArray[Any]) -> UInt8Array:
 def _orientation(exif: object) -> int:
     """The orientation in an EXIF block (Exif 2.32, 4.6.4), 1 where it has none or makes no sense.
 
-    Pillow's own reader takes longer than the rest of opening the file, and warns of what is not well-formed.
+    Pillow's own reader does much more, and fails on blocks that are damaged elsewhere.
     """
     if not isinstance(exif, bytes):
         return 1

@@ -204,6 +204,14 @@ def test_a_long_brace_list_asks_for_the_folder_not_for_each_shard(
     assert found[0].version == "tag"
 
 
+def test_listings_are_asked_for_anew(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/set/0.tar", END)
+    forgotten: list[str] = []
+    monkeypatch.setattr(type(memory), "invalidate_cache", lambda *_: forgotten.append("all"))
+    list_shards(["memory://set/{0..0}.tar", "memory://set/*.tar"])
+    assert forgotten == ["all"]
+
+
 # ---- reading
 
 
@@ -340,6 +348,8 @@ def test_an_empty_tar_has_no_samples(tmp_path: Path) -> None:
 def test_concatenated_tars_are_read_to_their_end(tmp_path: Path) -> None:
     data = tar_bytes([("1.jpg", JPEG)]) + tar_bytes([("2.jpg", JPEG)], end=bytes(10240))
     assert [sample.key for sample in read(data, tmp_path)] == ["1", "2"]
+    with pytest.raises(ShardError, match="truncated"):
+        read(data[:-10240], tmp_path)  # the first end of archive does not speak for the second
 
 
 @pytest.mark.parametrize("kind", BROKEN_SHARDS)
