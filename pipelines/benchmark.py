@@ -1,0 +1,331 @@
+"""The figures that the README gives, each by one command: python -m pipelines.benchmark COMMAND.
+
+describe PHOTOS   images/s beside fastdup's on the same files, and where the time goes
+phash PHOTOS      how near our hashes of reduced pictures are to ImageHash's of the full ones
+cifar SHARDS      seconds, memory and counts of a whole run
+search            search in cells against exhaustive search: time and recall
+peers PHOTOS      planted copies found and false pairs, beside other tools
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import imagehash
+import numpy as np
+from cyclopts import App, Parameter
+from PIL import Image, JpegImagePlugin
+
+from dedup.describe import DescribeSettings, describe_shard
+from dedup.errors import ConfigError, DedupError
+from dedup.images import decode
+from dedup.neighbors import SearchSettings, assign_cells, cosine_pairs_in_cell, train_cells
+from dedup.records import Sample
+from dedup.run_folder import RUN_FILE
+from dedup.shards import ShardReader, list_shards, write_shard
+from pipelines import comparison, peers
+
+app = App(name="python -m pipelines.benchmark", help="The figures that the README gives.")
+
+CPU_STEPS = ("reading", "decoding", "hashing", "embedding")
+
+
+def samples(shards: str) -> Iterator[Sample]:
+    """All samples that have a picture."""
+    for shard in list_shards([shards])[1]:
+        yield from (sample for sample in ShardReader(shard) if sample.image is not None)
+
+
+def brightened(data: bytes, by: int) -> bytes:
+    """The picture as a JPEG of about the same size in bytes, `by` steps of 255 brighter: other bytes for each `by`."""
+    with Image.open(io.BytesIO(data)) as image:
+        if isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in ("L", "RGB"):
+            options: dict[str, Any] = {"qtables": image.quantization}  # its own quality
+            subsampling = JpegImagePlugin.get_sampling(image)
+            options["subsampling"] = max(subsampling, 0)
+            picture: Image.Image = image.copy()
+        else:
+            options, picture = {"quality": 90}, decode(data, min_side=0).rgb
+    buffer = io.BytesIO()
+    picture.point([min(255, value + by) for value in range(256)] * len(picture.getbands())).save(
+        buffer, "JPEG", **options
+    )
+    return buffer.getvalue()
+
+
+def multiply(shards: str, out: Path, times: int) -> int:
+    """Write the pictures `times` times, no bytes twice: out/shards/*.tar, and the same as files in out/files.
+
+    Gives the number of pictures. What is already there is used again.
+    """
+    done = out / "done.json"
+    recipe = {"shards": [[s.url, s.size, s.version] for s in list_shards([shards])[1]], "times": times}
+    if done.exists() and (before := json.loads(done.read_text()))["recipe"] == recipe:
+        return int(before["images"])
+    done.unlink(missing_ok=True)
+    files = out / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    for stale in (*files.iterdir(), *(out / "shards").glob("*.tar")):
+        stale.unlink()
+    images = 0
+    for number, shard in enumerate(list_shards([shards])[1]):
+        pictures = [sample for sample in ShardReader(shard) if sample.image is not None]
+        for again in range(times):
+            members = []
+            for position, sample in enumerate(pictures):
+                data = brightened(sample.image.data if sample.image else b"", again)
+                key = f"{number:03d}{again:03d}{position:06d}"
+                members += [
+                    (f"{key}.jpg", data),
+                    (f"{key}.txt", sample.text or b""),
+                    (f"{key}.json", sample.json or b"{}"),
+                ]
+                (files / f"{key}.jpg").write_bytes(data)
+            write_shard(str(out / "shards" / f"{number:03d}_{again:03d}.tar"), members)
+            images += len(pictures)
+    done.write_text(json.dumps({"recipe": recipe, "images": images}))
+    return images
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One `dedup run` in a process of its own: `seconds` from its start to its end, and its run.json."""
+
+    seconds: float
+    document: Mapping[str, Any]
+
+    @property
+    def describe_seconds(self) -> float:
+        return float(self.document["steps"]["describe"]["wall_seconds"])
+
+
+def dedup_run(shards: str, out: Path, *arguments: str) -> Measured:
+    """Run the command line as a user does. Raises ConfigError with its last line where it fails."""
+    command = [sys.executable, "-m", "pipelines.cli", "run", shards, "--out", str(out), *arguments]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise ConfigError(f"dedup run failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return Measured(seconds, json.loads((out / RUN_FILE).read_text()))
+
+
+@app.command
+def describe(
+    photos: str, *, times: int = 10, rounds: int = 3, cache: Path = Path("runs/benchmark"), peer: bool = True
+) -> None:
+    """Images/s of describing, beside fastdup's on the same files in the same minutes.
+
+    Each round runs all tools one after another; the medians are compared.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs.
+    times
+        How often each picture is written, re-encoded each time so that no bytes repeat.
+    rounds
+        How often everything is measured.
+    cache
+        Where the multiplied pictures are kept.
+    peer
+        Measure fastdup too.
+    """
+    images = multiply(photos, cache / "describe", times)
+    files, shards = cache / "describe" / "files", str(cache / "describe" / "shards")
+    size = sum(path.stat().st_size for path in files.iterdir()) / images
+    print(f"{images:,} JPEG pictures of {size / 1000:.0f} kB, {os.cpu_count()} cores, {rounds} rounds")
+    seconds: dict[str, list[float]] = {}
+    documents: dict[str, Mapping[str, Any]] = {}
+    for _ in range(rounds):
+        for name, arguments in {"default": (), "embedder none": ("--embedder", "none")}.items():
+            with tempfile.TemporaryDirectory() as folder:
+                measured = dedup_run(shards, Path(folder, "run"), *arguments)
+            seconds.setdefault(f"{name}: describe", []).append(measured.describe_seconds)
+            seconds.setdefault(f"{name}: whole run", []).append(measured.seconds)
+            documents[name] = measured.document
+        if peer:
+            extract = peers.run("fastdup", files, extract_only=True)
+            whole = peers.run("fastdup", files)
+            if whole.read != images:
+                raise ConfigError(f"fastdup read {whole.read} of {images} pictures")
+            seconds.setdefault("fastdup: describe", []).append(extract.seconds)
+            seconds.setdefault("fastdup: whole run", []).append(whole.total_seconds)
+    rate = {name: images / statistics.median(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        spread = " ".join(f"{images / value:.0f}" for value in values)
+        step = name.partition(": ")[2]
+        ratio = f"{rate[name] / rate[f'fastdup: {step}']:6.2f} x fastdup" if peer else ""
+        print(f"{name:26} {rate[name]:7.0f} images/s  {ratio}  ({spread})")
+    for name, document in documents.items():
+        print(f"{name}, last round: {by_step(document, images)}")
+
+
+def by_step(document: Mapping[str, Any], images: int) -> str:
+    """Where the time went: CPU milliseconds per image within describing, wall seconds of the steps."""
+    steps = document["steps"]
+    cpu = steps["describe"]["cpu_seconds"]
+    inside = ", ".join(f"{step} {1000 * cpu[step] / images:.2f}" for step in CPU_STEPS)
+    walls = ", ".join(f"{step} {content['wall_seconds']:.1f} s" for step, content in steps.items())
+    return f"CPU ms per image: {inside}; wall: {walls}"
+
+
+@app.command
+def phash(photos: str, *, max_bits: int = 2) -> None:
+    """How many pictures have a phash within MAX_BITS of ImageHash's on the fully decoded picture.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs.
+    max_bits
+        The distance that is asked for, of 64 bits.
+    """
+    distances = np.array(phash_distances(photos))
+    near = (distances <= max_bits).mean()
+    print(f"phash within {max_bits} bits of ImageHash's: {near:.2%} of {len(distances)} pictures")
+    print("pictures by distance:", dict(enumerate(np.bincount(distances).tolist())))
+
+
+def phash_distances(shards: str) -> list[int]:
+    """For each picture that can be decoded: bits between our phash and ImageHash's of the full decode."""
+    distances = []
+    settings = DescribeSettings(embedder="none", hashes=("phash",))
+    for shard in list_shards([shards])[1]:
+        ours = describe_shard(shard, settings, None)
+        hashes = dict(zip(ours["key"].to_pylist(), ours["phash"].to_pylist(), strict=True))
+        for sample in ShardReader(shard):
+            if sample.image is None or (code := hashes[sample.key]) is None:
+                continue
+            reference = np.packbits(imagehash.phash(decode(sample.image.data, min_side=0).rgb).hash.ravel())
+            distances.append(int(np.unpackbits(reference ^ np.frombuffer(code, np.uint8)).sum()))
+    return distances
+
+
+@app.command
+def cifar(shards: str, *, arguments: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()) -> None:
+    """Seconds, memory and counts of a whole run on many small pictures.
+
+    Parameters
+    ----------
+    shards
+        The shards.
+    arguments
+        More options of `dedup run`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        measured = dedup_run(shards, Path(folder, "run"), *arguments)
+    document = measured.document
+    images = document["counts"]["input"]
+    print(f"{images:,} pictures in {measured.seconds:.0f} s, {images / measured.seconds:.0f} images/s")
+    print(f"most memory of a worker: {max(document['workers'].values()) / 2**30:.2f} GiB")
+    print(f"counts: {document['counts']}")
+    print(by_step(document, images))
+
+
+@app.command
+def search(*, rows: int = 200_000, dim: int = 320, cells: int = 256, seed: int = 0) -> None:
+    """Cosine search in cells against exhaustive search, on random unit vectors with planted pairs.
+
+    Parameters
+    ----------
+    rows
+        Number of vectors; every tenth has a copy with a cosine of 0.9 to 1.
+    dim
+        Their length.
+    cells
+        Number of cells.
+    seed
+        Of the vectors.
+    """
+    x, planted = planted_vectors(rows, dim, seed)
+    settings = SearchSettings(min_cosine=0.9, candidate_cosine=0.9, candidates_per_image=0, cells=cells)
+    started = time.perf_counter()
+    found = pairs_in_cells(x, settings)
+    in_cells = time.perf_counter() - started
+    started = time.perf_counter()
+    exact = pairs_exhaustively(x, settings)
+    exhaustively = time.perf_counter() - started
+    print(f"{rows:,} x {dim}, {cells} cells, {settings.assignments} assignments, {len(planted):,} planted pairs")
+    print(f"in cells {in_cells:.1f} s, exhaustively {exhaustively:.1f} s, ratio {exhaustively / in_cells:.1f}")
+    recall, of_planted = len(found & exact) / len(exact), len(found & planted) / len(planted)
+    print(f"recall of all pairs {recall:.5f}, of planted ones {of_planted:.5f}")
+
+
+def planted_vectors(rows: int, dim: int, seed: int) -> tuple[np.ndarray[Any, Any], set[tuple[int, int]]]:
+    """(rows, dim) float16 unit vectors around a few hundred centres, and the pairs planted with a cosine >= 0.9."""
+    rng = np.random.default_rng(seed)
+    copies = rows // 11
+    centres = rng.standard_normal((300, dim), np.float32)
+    x = centres[rng.integers(0, 300, rows - copies)] + rng.standard_normal((rows - copies, dim), np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    of = rng.choice(rows - copies, copies, replace=False)
+    noise = rng.standard_normal((copies, dim), np.float32)
+    noise -= (noise * x[of]).sum(1, keepdims=True) * x[of]
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    cosine = rng.uniform(0.905, 1, (copies, 1)).astype(np.float32)
+    x = np.concatenate([x, cosine * x[of] + np.sqrt(1 - cosine**2) * noise]).astype(np.float16)
+    return x, {(int(a), int(b)) for a, b in zip(of, range(rows - copies, rows), strict=True)}
+
+
+def pairs_in_cells(x: np.ndarray[Any, Any], settings: SearchSettings) -> set[tuple[int, int]]:
+    """As a run searches: train on a sample, assign, search each cell."""
+    cells = settings.cells or 1
+    sample = np.random.default_rng(settings.seed).choice(len(x), min(len(x), 64 * cells), replace=False)
+    assigned = assign_cells(train_cells(x[np.sort(sample)], cells, settings.seed), x, settings.assignments)
+    found: set[tuple[int, int]] = set()
+    for cell in range(cells):
+        rows, column = np.nonzero(assigned == cell)
+        pairs = cosine_pairs_in_cell(x[rows], column == 0, settings)
+        found.update(zip(rows[pairs.i].tolist(), rows[pairs.j].tolist(), strict=True))
+    return found
+
+
+def pairs_exhaustively(x: np.ndarray[Any, Any], settings: SearchSettings) -> set[tuple[int, int]]:
+    """Every row against every other by the same search: all rows in one cell."""
+    pairs = cosine_pairs_in_cell(x, np.ones(len(x), dtype=bool), settings)
+    return set(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True))
+
+
+@app.command(name="peers")
+def compare(photos: str, *, copies: int = 6, seed: int = 0, tools: tuple[str, ...] = tuple(comparison.TOOLS)) -> None:
+    """Planted copies that each tool finds, by transform, and what it joins by mistake.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs that are all different.
+    copies
+        Planted of each.
+    seed
+        Of the planting.
+    tools
+        Which tools to measure.
+    """
+    print(comparison.compare(samples(photos), tools, copies, seed))
+
+
+def main() -> None:
+    """Entry point: errors of this project end with their message and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except DedupError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
