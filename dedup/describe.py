@@ -26,6 +26,7 @@ from dedup import images, records
 from dedup.embedders import Embedder
 from dedup.errors import ConfigError, ImageError
 from dedup.hashes import HASHES, INFORMATION_SIDE, information
+from dedup.images import MAX_PIXELS
 from dedup.records import Sample, Shard
 from dedup.shards import ShardReader
 
@@ -39,16 +40,19 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class DescribeSettings:
-    """What is computed of each picture.
-
-    `embedder`: a name that `embedders.resolve` knows. `hashes`: names in `hashes.HASHES`, each of `hash_size`**2 bits.
-    `max_pixels`: pictures with more are failed rows and are not decoded.
-    """
+    """What is computed of each picture. Raises ConfigError for values that no hash can have."""
 
     embedder: str = "auto"
+    """auto, efficientnet_lite0, clip, clip:<architecture>/<tag or checkpoint>, sscd:<file>, timm:<model> or none."""
+
     hashes: tuple[str, ...] = ("phash", "dhash", "ahash")
+    """Perceptual hashes to store, names in hashes.HASHES; phash is the one that is searched."""
+
     hash_size: int = 8
-    max_pixels: int = 200_000_000
+    """Side of the hashes: 8 gives 64 bits."""
+
+    max_pixels: int = MAX_PIXELS
+    """Images with more pixels are not decoded but fail."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.hashes if name not in HASHES]
@@ -146,15 +150,14 @@ class _ViewPlan:
         self._pillow_sizes = [(width, height) for height, width in self._grey_sizes]
         self._side = embedder_side
         self._max_pixels = settings.max_pixels
-        # Independent of the embedder, so that hashes are the same whichever is chosen.
-        self._min_side = DECODE_SIDE
+        self._min_side = max(DECODE_SIDE, embedder_side)
 
     def prepare(self, sample: Sample) -> _Prepared:
         started = time.thread_time()
         row = _text_columns(sample)
         greys = square = None
         if sample.image is None:
-            row["error"] = "no image member in this sample"
+            row["error"] = f"no image: {sample.note}" if sample.note else "no image"
         else:
             data = sample.image.data
             row |= {
@@ -164,7 +167,7 @@ class _ViewPlan:
                 "sha256": sha256(data).digest(),
             }
             try:
-                decoded = images.decode(data, max(self._min_side, self._side), self._max_pixels)
+                decoded = images.decode(data, self._min_side, self._max_pixels)
             except ImageError as error:
                 row["error"] = str(error)
             else:

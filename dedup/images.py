@@ -5,7 +5,7 @@
                                    ──square──▶ input of an embedder
 
 Pillow decodes. For JPEG it asks libjpeg-turbo for 1/2, 1/4 or 1/8 of each side (`draft`) where that still is enough;
-simplejpeg gives the same pixels bit for bit and 2 % sooner, which a second decoder is not worth.
+simplejpeg gives the same pixels bit for bit and up to a tenth sooner, which a second decoder is not worth.
 
 Everything here may be called from several threads at once. The one thing it changes globally is a warnings filter,
 which silences Pillow's parsers.

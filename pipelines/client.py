@@ -34,11 +34,13 @@ _DASK_CONFIG = {
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """`scheduler`: address of a running Dask scheduler (tcp://...), None for a cluster on this machine. `workers`:
-    processes of that local cluster, None for as many as suit the machine. Neither changes any result."""
+    """Where the work runs; nothing here changes any result. Raises ConfigError for values that cannot be."""
 
     scheduler: str | None = None
+    """Address of a running Dask scheduler (tcp://...); by default a cluster on this machine."""
+
     workers: int | None = None
+    """Processes of the cluster on this machine; by default as many as suit it."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -93,7 +95,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
 
 def slots(client: Client) -> int:
     """How many tasks run at once."""
-    return max(1, sum(client.nthreads().values()))
+    return max(1, sum(map(int, client.nthreads().values())))
 
 
 def _local_cluster(plan: Layout) -> SpecCluster:

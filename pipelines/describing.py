@@ -6,10 +6,14 @@ import functools
 import logging
 import resource
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from distributed import Client, KilledWorker, as_completed, get_worker
 
 from dedup import describe
@@ -36,7 +40,12 @@ def describe_shards(run: Run, client: Client) -> None:
     fingerprint = run.step_fingerprint("describe")
     threads = max(1, slots(client) // len(run.shards))
     task = functools.partial(
-        _describe_shard, folder=run.folder, settings=run.settings.describe, fingerprint=fingerprint, threads=threads
+        _describe_shard,
+        folder=run.folder,
+        settings=run.settings.describe,
+        fingerprint=fingerprint,
+        threads=threads,
+        nested=_nested(run.shards),
     )
     by_key = {f"describe-{shard.shard_id}": shard for shard in run.shards}
     facts: dict[str, dict[str, Any]] = {}
@@ -77,8 +86,19 @@ def descriptors_name(shard_id: str) -> str:
     return f"descriptors/{shard_id}.parquet"
 
 
+def _nested(shards: list[Shard]) -> frozenset[str]:
+    """The shard_ids that lie in a folder named as another shard is: a/b where there is also a."""
+    ids = {shard.shard_id for shard in shards}
+    return frozenset(i for i in ids if any(str(parent) in ids for parent in PurePosixPath(i).parents))
+
+
 def _describe_shard(
-    shard: Shard, folder: RunFolder, settings: describe.DescribeSettings, fingerprint: str, threads: int
+    shard: Shard,
+    folder: RunFolder,
+    settings: describe.DescribeSettings,
+    fingerprint: str,
+    threads: int,
+    nested: frozenset[str],
 ) -> dict[str, Any]:
     """One task: facts for run.json; reads the shard only if its descriptors are missing or of another state."""
     name = descriptors_name(shard.shard_id)
@@ -90,6 +110,7 @@ def _describe_shard(
     stats = describe.DescribeStats()
     with folder.table_writer(name, describe.schema(settings, embedder)) as writer:
         for table in describe.describe_batches(shard, settings, embedder, threads=threads, stats=stats):
+            _refuse_ambiguous(shard, table["sample_id"], nested)
             writer.write(table)
             _report(shard.shard_id, stats.samples, table["offset"])
         facts = asdict(stats) | {"worker": _worker_name(), "peak_bytes": _peak_bytes()}
@@ -98,10 +119,28 @@ def _describe_shard(
     return {**facts, "resumed": False}
 
 
-@functools.lru_cache(maxsize=1)
+def _refuse_ambiguous(shard: Shard, sample_ids: pa.ChunkedArray, nested: frozenset[str]) -> None:
+    """Key b/c of shard a would have the sample_id that key c of shard a/b has."""
+    for other in nested:
+        if other.startswith(f"{shard.shard_id}/") and pc.any(pc.starts_with(sample_ids, f"{other}/")).as_py():
+            raise ShardError(
+                shard.url,
+                f"its keys under {other[len(shard.shard_id) + 1 :]}/ give the same sample ids as shard {other}: "
+                "rename one of the two shards, or run them apart",
+            )
+
+
+_embedders: dict[str, Embedder | None] = {}
+_embedders_lock = threading.Lock()
+
+
 def _embedder(name: str) -> Embedder | None:
-    """This process's embedder; its tasks share it."""
-    return resolve(name, threads=_worker_threads())
+    """This process's embedder of that name, which its tasks share: loaded once, by one thread."""
+    with _embedders_lock:
+        if name not in _embedders:
+            embedder = resolve(name, threads=_worker_threads())
+            _embedders[name] = _embedders[embedder.name if embedder else "none"] = embedder
+        return _embedders[name]
 
 
 def _embedder_facts(name: str) -> dict[str, Any]:

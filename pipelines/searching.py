@@ -108,9 +108,9 @@ def find_exact(parts: _Parts, client: Client, samples: int) -> int:
     shards, partitions = range(len(parts.shard_ids)), partitions_for(samples, 100)
     found = shuffle(client, "search: identical", source, shards, _EXACT_ROW, "bucket", partitions, use)
     if found:
-        source, use = parts.folder.read_table, functools.partial(_write_copies, parts)
-        lists = parts.folder.names(f"{_WORK}/digests")
-        shuffle(client, "search: list copies", source, lists, _COPY_ROW, "shard", partitions_for(found, 100), use)
+        lists, write = parts.folder.names(f"{_WORK}/digests"), functools.partial(_write_copies, parts)
+        partitions = partitions_for(found, 100)
+        shuffle(client, "search: list copies", parts.folder.read_table, lists, _COPY_ROW, "shard", partitions, write)
     return found
 
 

@@ -17,11 +17,14 @@ from dedup.policies import parse_policy
 
 @dataclass(frozen=True)
 class DecideSettings:
-    """Who goes. `grouping`: star (a removed image has a direct edge to its keeper) or components. `keep`: who stays of
-    a group, policies of `policies.POLICIES` separated by commas, later ones breaking ties."""
+    """Who goes. Raises ConfigError for names that are not known."""
 
     grouping: str = "star"
+    """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
+
     keep: str = "largest"
+    """Who stays of a group: largest, smallest_file, longest_caption, first, highest:<json field>, lowest:<json field>,
+    or several with commas between, later ones breaking ties."""
 
     def __post_init__(self) -> None:
         if self.grouping not in GROUPINGS:

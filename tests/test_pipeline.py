@@ -1,0 +1,374 @@
+"""The whole flow on a small set with known duplicates: what comes out, on any cluster, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from dedup.describe import DescribeSettings
+from dedup.errors import ConfigError, ManifestError, ShardError
+from dedup.manifest import read_manifest
+from dedup.neighbors import SearchSettings
+from pipelines import deciding, describing, searching
+from pipelines.client import ClusterSettings
+from pipelines.deduplicate import deduplicate, redecide
+from pipelines.run_state import Run
+from pipelines.settings import DecideSettings, RunSettings
+from tests.shard_makers import BROKEN_SHARDS, jpeg, sample_members, write_tar
+
+SETTINGS = RunSettings(describe=DescribeSettings(embedder="none"))
+EMBEDDED = RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0"), search=SearchSettings(min_cosine=0.9))
+
+
+def files(run: Path, *folders: str) -> dict[str, bytes]:
+    """Every file of these folders of the run, by name."""
+    found = [path for folder in folders for path in sorted((run / folder).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
+
+
+def rows(run: Path) -> dict[str, dict[str, Any]]:
+    return {row["sample_id"]: row for row in read_manifest(str(run)).to_pylist()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def test_every_sample_has_one_row_with_its_decision(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    manifest = read_manifest(str(out)).to_pylist()
+    assert [row["sample_id"] for row in manifest] == [
+        *(f"00000/a{n}" for n in range(5)),
+        *(f"00001/b{n}" for n in range(6)),
+        *(f"00002/c{n}" for n in range(5)),
+    ]
+    found = {row["sample_id"]: row for row in manifest}
+    assert {row["sample_id"]: row["status"] for row in manifest if row["status"] != "kept"} == {
+        "00000/a1": "removed",
+        "00001/b0": "removed",
+        "00001/b1": "removed",
+        "00001/b2": "failed",
+        "00001/b5": "failed",
+        "00002/c1": "removed",
+    }
+    # Three identical files: the first stands for all, and for the recompressed one.
+    for copy, method in {"00001/b0": "exact", "00002/c1": "exact", "00001/b1": "hash"}.items():
+        assert found[copy]["keeper"] == "00000/a0"
+        assert found[copy]["method"] == method
+        assert found[copy]["cluster"] == found["00000/a0"]["cluster"]
+        assert found[copy]["cluster_size"] == found[copy]["component_size"] == 4
+    assert found["00001/b0"]["score"] == 1
+    assert 1 - 2 / 64 <= found["00001/b1"]["score"] <= 1
+    # The larger picture is kept, by default.
+    assert found["00000/a1"]["keeper"] == "00002/c0"
+    assert (found["00002/c0"]["width"], found["00002/c0"]["height"]) == (320, 240)
+    # Alone.
+    alone = found["00000/a2"]
+    assert (alone["cluster"], alone["cluster_size"], alone["component_size"], alone["keeper"]) == (None, 1, 1, None)
+    assert (alone["caption"], alone["width"], len(alone["sha256"])) == ("picture 2", 160, 64)
+    # What failed says why, and is a duplicate of nothing.
+    assert "no image" in found["00001/b5"]["error"]
+    assert "damaged JPEG" in found["00001/b2"]["error"]
+    assert found["00001/b2"]["cluster"] is None
+
+
+def test_run_json_accounts_for_every_shard(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    document = json.loads((out / "run.json").read_text())
+    assert document["root"] == str(shards)
+    assert [entry["shard_id"] for entry in document["shards"]] == ["00000", "00001", "00002"]
+    for entry in document["shards"]:
+        counts = entry["counts"]
+        assert counts["kept"] + counts["removed"] + counts["failed"] == entry["samples"]
+        path = Path(entry["url"])
+        assert entry["size"] == path.stat().st_size
+        assert entry["sha256"] == _sha256(path)
+        part = pq.read_table(out / "manifest" / f"{entry['shard_id']}.parquet")
+        assert part.num_rows == entry["samples"]
+        assert set(part["shard"].to_pylist()) == {entry["url"]}
+    assert document["counts"] == {
+        "input": 16, "kept": 10, "removed": 4, "failed": 2, "removed:exact": 2, "removed:hash": 2,
+    }  # fmt: skip
+    assert document["versions"]["torch"]
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pairs_name_identical_files_only_at_their_representative(
+    shards: Path, out: Path, cluster: ClusterSettings
+) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    pairs = [row for path in (out / "pairs").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert {(row["a"], row["b"], row["method"]) for row in pairs if row["accepted"]} == {
+        ("00000/a0", "00001/b0", "exact"),
+        ("00000/a0", "00002/c1", "exact"),
+        ("00000/a0", "00001/b1", "hash"),
+        ("00000/a1", "00002/c0", "hash"),
+    }
+    assert all(row["a"] < row["b"] for row in pairs)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, EMBEDDED], ids=["hashes", "embedded"])
+def test_one_worker_and_several_give_the_same_bytes(
+    settings: RunSettings, shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    deduplicate([str(shards)], str(tmp_path / "two"), settings, cluster)
+    deduplicate([str(shards)], str(tmp_path / "one"), settings, ClusterSettings(workers=1))
+    one, two = (files(tmp_path / name, "manifest", "pairs") for name in ("one", "two"))
+    assert one == two
+    assert len(one) > 3
+    for path in sorted((tmp_path / "one" / "descriptors").iterdir()):
+        assert pq.read_table(path).equals(pq.read_table(tmp_path / "two" / "descriptors" / path.name))
+
+
+def test_min_cosine_accepts_by_embedding_and_recall_is_measured(
+    shards: Path, out: Path, cluster: ClusterSettings
+) -> None:
+    run = deduplicate([str(shards)], str(out), EMBEDDED, cluster)
+    accepted = {
+        (row["a"], row["b"])
+        for path in (out / "pairs").iterdir()
+        for row in pq.read_table(path).to_pylist()
+        if row["accepted"] and row["method"] == "embedding"
+    }
+    assert ("00000/a0", "00001/b1") in accepted
+    recall = run.document["recall"]
+    assert recall["recall"] == 1
+    assert recall["found"] == recall["neighbors"] >= 1
+    assert recall["min_cosine"] == 0.9
+
+
+def test_without_min_cosine_embeddings_only_propose(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    settings = RunSettings(describe=EMBEDDED.describe, search=SearchSettings(candidate_cosine=0.5))
+    deduplicate([str(shards)], str(out), settings, cluster)
+    pairs = [row for path in (out / "pairs").iterdir() for row in pq.read_table(path).to_pylist()]
+    proposed = [row for row in pairs if row["method"] == "embedding"]
+    assert proposed
+    assert not any(row["accepted"] for row in proposed)
+
+
+def test_a_remote_run_folder_and_shards_give_the_same_manifest(shards: Path, out: Path, tmp_path: Path) -> None:
+    # file:// goes the way of every fsspec URL; memory:// would not be shared between processes.
+    here = ClusterSettings(workers=1)
+    deduplicate([str(shards)], str(out), SETTINGS, here)
+    deduplicate([f"file://{shards}"], f"file://{tmp_path / 'far'}", SETTINGS, here)
+    far = read_manifest(f"file://{tmp_path / 'far'}").drop_columns(["shard"])
+    assert far.equals(read_manifest(str(out)).drop_columns(["shard"]))
+
+
+# ---------------------------------------------------------------- resuming
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run half way."""
+
+
+def _fail_after(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    count = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise StoppedError
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "before any shard": lambda patch: patch.setattr(describing, "shard_entry", _fail_after(describing.shard_entry, 0)),
+    "before the search": lambda patch: patch.setattr(searching, "find_exact", _fail_after(searching.find_exact, 0)),
+    "within the search": lambda patch: patch.setattr(searching, "find_by_hash", _fail_after(searching.find_by_hash, 0)),
+    "after the search": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 1)),
+    "while pairs are judged": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 2)),
+    "before the manifest": lambda patch: patch.setattr(deciding, "group", _fail_after(deciding.group, 0)),
+    "after the manifest": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 3)),
+}
+
+
+@pytest.mark.parametrize("where", STOPS)
+def test_a_stopped_run_is_finished_by_the_next_one_to_the_same_bytes(
+    where: str, shards: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deduplicate([str(shards)], str(tmp_path / "whole"), SETTINGS, cluster)
+    with monkeypatch.context() as patch:
+        STOPS[where](patch)
+        with pytest.raises(StoppedError):
+            deduplicate([str(shards)], str(tmp_path / "stopped"), SETTINGS, cluster)
+    with pytest.raises(ManifestError, match="unfinished"):
+        read_manifest(str(tmp_path / "stopped"))
+    deduplicate([str(shards)], str(tmp_path / "stopped"), SETTINGS, cluster)
+    whole, stopped = (files(tmp_path / name, "manifest", "pairs") for name in ("whole", "stopped"))
+    assert stopped == whole
+
+
+def test_a_killed_process_leaves_a_folder_that_the_next_run_finishes(
+    shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(shards), "--out", str(out), "--embedder", "none"]
+    process = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("descriptors/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("descriptors/*.parquet"))
+    before = {path: path.stat().st_mtime_ns for path in out.glob("descriptors/*.parquet")}
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # what was whole is not made again
+    deduplicate([str(shards)], str(tmp_path / "whole"), SETTINGS, cluster)
+    assert files(out, "manifest", "pairs") == files(tmp_path / "whole", "manifest", "pairs")
+
+
+def test_a_finished_run_is_left_alone(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    run = deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == before
+    assert run.document["steps"]["describe"]["described"] == 0
+
+
+def test_a_lost_manifest_part_is_written_again(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    before = files(out, "manifest")
+    (out / "manifest" / "00001.parquet").unlink()
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert files(out, "manifest") == before
+
+
+def test_a_changed_shard_is_described_again(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    write_tar(shards / "00001.tar", sample_members("new", jpeg(0)))
+    run = deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert run.document["steps"]["describe"]["described"] == 1
+    assert run.document["counts"]["input"] == 11
+    assert rows(out)["00001/new"]["keeper"] == "00000/a0"
+
+
+def test_more_and_fewer_shards_keep_the_ids(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    only = [str(shards / "00000.tar")]
+    deduplicate(only, str(out), SETTINGS, cluster)
+    assert rows(out)["00000/a1"]["status"] == "kept"
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert rows(out)["00000/a1"]["status"] == "removed"
+    deduplicate(only, str(out), SETTINGS, cluster)
+    assert list(rows(out)) == [f"00000/a{n}" for n in range(5)]
+    assert [path.name for path in (out / "manifest").iterdir()] == ["00000.parquet"]
+
+
+def test_other_settings_are_refused_and_named(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    before = files(out, ".")
+    other = RunSettings(describe=SETTINGS.describe, search=SearchSettings(max_bits=3))
+    with pytest.raises(ConfigError, match=r"search\.max_bits: 2 in the run, 3 asked"):
+        deduplicate([str(shards)], str(out), other, cluster)
+    other = RunSettings(describe=SETTINGS.describe, decide=DecideSettings(keep="first"))
+    with pytest.raises(ConfigError, match=r"decide\.keep.*\n`dedup decide"):
+        deduplicate([str(shards)], str(out), other, cluster)
+    other = RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0"))
+    with pytest.raises(ConfigError, match="embedder name=none, now efficientnet_lite0"):
+        deduplicate([str(shards)], str(out), other, cluster)
+    with pytest.raises(ConfigError, match="sample ids would change"):
+        deduplicate([str(shards)], str(out), SETTINGS, cluster, root=str(shards.parent))
+    assert files(out, ".") == before
+
+
+def test_auto_keeps_what_it_came_to(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    run = deduplicate([str(shards)], str(out), RunSettings(), cluster)
+    assert run.document["embedder"]["name"] == "efficientnet_lite0"
+    assert run.document["asked"]["describe"]["embedder"] == "auto"
+    # As if the cluster had had the weights of something better by now.
+    run.document["embedder"]["name"] = "none"
+    run.document["embedder"]["weights_sha256"] = None
+    run.document["embedder"]["dim"] = 0
+    run.save()
+    assert deduplicate([str(shards)], str(out), RunSettings(), cluster).settings.describe.embedder == "none"
+
+
+def test_decide_redoes_only_the_decision(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    before = files(out, "pairs", "descriptors")
+    assert rows(out)["00000/a0"]["status"] == "kept"
+    redecide(str(out), DecideSettings(keep="longest_caption"), cluster)
+    found = rows(out)
+    assert found["00001/b1"]["status"] == "kept"
+    # The class of identical files goes as a whole, by the one edge it has.
+    for copy in ("00000/a0", "00001/b0", "00002/c1"):
+        assert (found[copy]["keeper"], found[copy]["method"]) == ("00001/b1", "hash")
+    assert files(out, "pairs", "descriptors") == before
+    # From now on the folder is one of this policy.
+    settings = RunSettings(describe=SETTINGS.describe, decide=DecideSettings(keep="longest_caption"))
+    deduplicate([str(shards)], str(out), settings, cluster)
+    with pytest.raises(ManifestError, match="no run folder"):
+        redecide(str(out.parent / "other"), DecideSettings(), cluster)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("kind", BROKEN_SHARDS)
+def test_a_broken_shard_is_named_or_skipped(kind: str, shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    bad = shards / "bad.tar"
+    bad.write_bytes(BROKEN_SHARDS[kind])
+    with pytest.raises(ShardError, match=r"shards/bad\.tar: "):
+        deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert not (out / "manifest").exists()
+    run = deduplicate([str(shards)], str(out), SETTINGS, cluster, skip_bad_shards=True)
+    assert [entry["url"] for entry in run.document["skipped_shards"]] == [str(bad)]
+    assert run.document["counts"]["input"] == 16
+
+
+def test_a_shard_that_kills_its_workers_is_named(shards: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describing, "_describe_shard", _die_on_the_second)
+    with pytest.raises(ShardError, match=r"00001\.tar: 3 workers died"):
+        deduplicate([str(shards)], str(out), SETTINGS, ClusterSettings(workers=1))
+
+
+def _die_on_the_second(shard: Any, **_: Any) -> dict[str, Any]:
+    if shard.shard_id == "00001":
+        os._exit(1)
+    return {}
+
+
+def test_a_worker_that_dies_once_costs_nothing(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings
+) -> None:
+    deduplicate([str(shards)], str(tmp_path / "whole"), SETTINGS, cluster)
+    monkeypatch.setattr(describing, "_describe_shard", _DieOnce(tmp_path / "died", describing._describe_shard))
+    deduplicate([str(shards)], str(tmp_path / "out"), SETTINGS, ClusterSettings(workers=1))
+    assert (tmp_path / "died").exists()
+    assert files(tmp_path / "out", "manifest") == files(tmp_path / "whole", "manifest")
+
+
+class _DieOnce:
+    def __init__(self, marker: Path, function: Callable[..., dict[str, Any]]) -> None:
+        self._marker = marker
+        self._function = function
+
+    def __call__(self, shard: Any, **settings: Any) -> dict[str, Any]:
+        if not self._marker.exists():
+            self._marker.touch()
+            os._exit(1)
+        return self._function(shard, **settings)
+
+
+def test_no_scheduler_at_the_address(shards: Path, out: Path) -> None:
+    with pytest.raises(ConfigError, match="no Dask scheduler answers at nonsense"):
+        deduplicate([str(shards)], str(out), SETTINGS, ClusterSettings(scheduler="nonsense"))
