@@ -1,0 +1,319 @@
+"""Do two pictures show the same pixels? The costly evidence: local features, then the pixels after alignment.
+
+    image ──picture──▶ Picture ─┐
+                                ├─compare─▶ Evidence
+    image ──picture──▶ Picture ─┘
+
+`compare` looks for an affine map (mirrored or not) that lays one picture onto the other, then asks the pixels: both are
+band-passed, so that light, contrast and colour drop out, and correlated in 8x8 tiles over the part that they share. A
+copy agrees in nearly all tiles that hold texture; pictures that share a logo, a frame or an outline in a few.
+
+Features: SIFT (Lowe 2004) as RootSIFT (Arandjelovic and Zisserman 2012). Alignment: every single match proposes a
+similarity, the best are refined to an affine map by least squares (Philbin et al. 2007); nothing is drawn at random.
+Then ECC (Evangelidis and Psarakis 2008) moves the map to subpixel accuracy. Each result is a function of the two
+pictures and their order alone: descriptors are whole numbers, so that their products are exact in any order of summing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+UInt8Array = npt.NDArray[np.uint8]
+
+SIDE = 256  # the longer side, in pixels, at which pictures are compared
+SMALL_SIDE = (
+    64  # pictures up to this size hold too little for local features and are compared at three times their size
+)
+TILES = 8
+
+_FEATURES = 400
+_RATIO = 0.8  # Lowe's: best against second-best distance
+_ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
+_BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
+_TILE_AGREES = 0.6  # correlation
+_MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is kept of one image while its pairs are compared, about 0.1 MB.
+
+    `grey` (H, W) uint8, longer side SIDE (less for small images). Of K features: `place` (K, 2) x and y in `grey`,
+    `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length about 255.
+    """
+
+    grey: UInt8Array
+    place: Floats
+    size: Floats
+    angle: Floats
+    descriptor: UInt8Array
+    small: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How well two pictures agree once one is laid onto the other; higher is closer in every field.
+
+    `inliers`: feature matches at distinct places that one affine map explains. `agreeing`: share of the textured tiles
+    whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
+    `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
+    the overlap; `covered_other`: that of the other.
+    """
+
+    inliers: int
+    agreeing: float
+    correlation: float
+    pixels: float
+    tiles: int
+    covered: float
+    covered_other: float
+
+
+NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
+
+
+def picture(rgb: UInt8Array) -> Picture:
+    """(H, W, 3) or (H, W) uint8, the picture in any size -> what `compare` needs of it."""
+    height, width = rgb.shape[:2]
+    small = max(height, width) <= SMALL_SIDE
+    scale = (min(SIDE, 3 * max(height, width)) if small else SIDE) / max(height, width)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) if rgb.ndim == 3 else rgb
+    target = (max(16, round(width * scale)), max(16, round(height * scale)))
+    grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if small:
+        empty = np.zeros(0)
+        return Picture(grey, np.zeros((0, 2)), empty, empty, np.zeros((0, 128), np.uint8), small)
+    return Picture(grey, *_features(grey), small)
+
+
+def _features(grey: UInt8Array) -> tuple[Floats, Floats, Floats, UInt8Array]:
+    low, high = np.percentile(grey, (1, 99))
+    if high - low < 120:  # a faded copy keeps its features
+        grey = np.clip((grey - low) * (120 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
+    # The detector is made anew each time, a matter of microseconds: one shared by several threads is not safe.
+    detector = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.02, edgeThreshold=12)
+    points, raw = detector.detectAndCompute(grey, None)
+    if raw is None or len(points) == 0:
+        return np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros((0, 128), np.uint8)
+    keep = np.argsort([-point.response for point in points], kind="stable")[:_FEATURES]
+    points, raw = [points[index] for index in keep], raw[keep]
+    root = np.sqrt(raw / np.maximum(raw.sum(1, keepdims=True), 1e-6))
+    return (
+        np.array([point.pt for point in points], np.float64),
+        np.array([point.size for point in points], np.float64),
+        np.deg2rad(np.array([point.angle for point in points], np.float64)),
+        np.rint(root * 255).astype(np.uint8),
+    )
+
+
+def _mirrored_bins() -> npt.NDArray[np.intp]:
+    """Where each of the 128 bins of a SIFT descriptor goes when the picture is mirrored: rows of cells change places
+    across the feature's own axis, and so do the eight directions."""
+    bins = np.arange(128).reshape(4, 4, 8)
+    return np.stack([bins[::-1, :, -direction % 8] for direction in range(8)], axis=2).ravel()
+
+
+_MIRRORED = _mirrored_bins()
+
+
+def compare(a: Picture, b: Picture, guess: Floats | None = None) -> Evidence:
+    """The evidence of the best alignment found.
+
+    `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
+    without one the whole pictures are laid on each other. It matters where local features are few.
+    """
+    matched = [_align(a, b, mirror) for mirror in (False, True)]
+    inliers, affine = max(matched, key=lambda found: found[0])
+    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= 3 else []
+    if inliers < _ENOUGH_INLIERS:
+        found.append(_agreement(a, b, _in_pixels(np.eye(2, 3) if guess is None else guess, a, b), inliers))
+    return max(found, key=_weight)
+
+
+def _weight(evidence: Evidence) -> float:
+    return evidence.correlation * min(1.0, evidence.tiles / 16) * evidence.covered
+
+
+def _in_pixels(relative: Floats, a: Picture, b: Picture) -> Floats:
+    (ha, wa), (hb, wb) = a.grey.shape, b.grey.shape
+    pixels = np.diag([wb, hb]) @ relative @ np.diag([1 / wa, 1 / ha, 1])
+    pixels[:, 2] += pixels[:, :2] @ [0.5, 0.5] - 0.5  # pixel centres lie half a pixel inside
+    return np.asarray(pixels, np.float64)
+
+
+def _matches(a: UInt8Array, b: UInt8Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Mutual nearest neighbours that pass the ratio test, as indices into a and b."""
+    none = np.zeros(0, np.intp)
+    if len(a) < 2 or len(b) < 2:
+        return none, none
+    likeness = a.astype(np.float32) @ b.T.astype(np.float32)  # whole numbers below 2**24: exact
+    rows = np.arange(len(a))
+    nearest = likeness.argmax(1)
+    backward = likeness.argmax(0)
+    best = likeness[rows, nearest] / 255.0**2
+    likeness[rows, nearest] = -1
+    second = likeness.max(1) / 255.0**2
+    near = np.sqrt(np.maximum(2 - 2 * best, 0))
+    next_near = np.sqrt(np.maximum(2 - 2 * second, 1e-9))
+    keep = (near < _RATIO * next_near) & (backward[nearest] == rows) & (near < 0.75)
+    return rows[keep], nearest[keep]
+
+
+def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
+    """The affine map (2, 3) from a to b that explains most matches, and how many; (0, None) without any."""
+    i, j = _matches(a.descriptor[:, _MIRRORED] if mirror else a.descriptor, b.descriptor)
+    if len(i) == 0:
+        return 0, None
+    flip = np.diag([-1.0, 1.0]) if mirror else np.eye(2)
+    source, target = a.place[i] @ flip, b.place[j]
+    turn = b.angle[j] - (np.pi - a.angle[i] if mirror else a.angle[i])
+    scale = b.size[j] / a.size[i]
+    linear = np.empty((len(i), 2, 2))
+    linear[:, 0, 0] = linear[:, 1, 1] = scale * np.cos(turn)
+    linear[:, 1, 0] = scale * np.sin(turn)
+    linear[:, 0, 1] = -linear[:, 1, 0]
+    shift = target - np.einsum("hij,hj->hi", linear, source)
+    reached = np.einsum("hij,mj->hmi", linear, source) + shift[:, None]
+    near = np.linalg.norm(reached - target, axis=2) < 0.05 * SIDE
+    best: tuple[int, Floats | None] = (0, None)
+    tried: set[bytes] = set()
+    for proposal in np.argsort(-near.sum(1), kind="stable")[:6]:
+        if near[proposal].tobytes() in tried:
+            continue
+        tried.add(near[proposal].tobytes())
+        affine, inlier = _refine(np.c_[linear[proposal], shift[proposal]], near[proposal], source, target)
+        count = min(_distinct(source[inlier]), _distinct(target[inlier])) if _plausible(affine) else 0
+        if count > best[0]:
+            best = (count, np.c_[affine[:, :2] @ flip, affine[:, 2]])
+    return best
+
+
+def _refine(
+    affine: Floats, inlier: npt.NDArray[np.bool_], source: Floats, target: Floats
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Least squares over the inliers, again and again while the tolerance shrinks to 1.2 % of the side."""
+    for tolerance in (0.035, 0.02, 0.012, 0.012):
+        if inlier.sum() >= 4:
+            points = np.c_[source[inlier], np.ones(inlier.sum())]
+            fitted = np.linalg.lstsq(points, target[inlier], rcond=None)[0].T
+            affine = fitted if _plausible(fitted) else affine
+        inlier = np.linalg.norm(source @ affine[:, :2].T + affine[:, 2] - target, axis=1) < tolerance * SIDE
+    return affine, inlier
+
+
+def _plausible(affine: Floats) -> bool:
+    """Retouching scales by less than 8 and squeezes by less than 2.2."""
+    large, little = np.linalg.svd(affine[:, :2], compute_uv=False)
+    return bool(little > 0.12 and large < 8 and large < 2.2 * little)
+
+
+def _distinct(places: Floats) -> int:
+    """Features on one spot, at several scales or angles, are one piece of evidence."""
+    return len(np.unique(np.rint(places / 3).astype(np.int64), axis=0))
+
+
+def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
+    """What the pixels say of an alignment (a to b, in pixels)."""
+    scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+    if scale < 0.05 or scale > 20:
+        return NO_EVIDENCE
+    if scale > 1:  # the finer picture is reduced to the coarser one, never the reverse
+        a, b, affine, scale = b, a, cv2.invertAffineTransform(affine), 1 / scale
+    height, width = b.grey.shape
+    mask = cv2.warpAffine(np.ones_like(a.grey), affine, (width, height), flags=cv2.INTER_NEAREST)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if mask.sum() < 400 or len(rows) < 16 or len(columns) < 16:
+        return NO_EVIDENCE
+    top, left = rows[0], columns[0]
+    inside = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
+    overlap, mask = int(mask.sum()), mask[inside]
+    source = a.grey.astype(np.float32)
+    if scale < 0.75:
+        source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
+    affine = affine - np.array([[0, 0, left], [0, 0, top]])
+    ours, theirs = _warp(source, affine, mask), b.grey[inside].astype(np.float32)
+    correlation, textured, pixels = _tiles(ours, theirs, mask)
+    if textured.any() and (correlation[textured] > 0.9).mean() < 0.9:  # it may be the alignment that is not good enough
+        better = _ecc(ours, theirs, mask)
+        if better is not None:
+            ours = cv2.warpAffine(
+                ours,
+                better,
+                mask.shape[::-1],
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            refined = _tiles(ours, theirs, mask)
+            if refined[2] > pixels:
+                correlation, textured, pixels = refined
+    count = int(textured.sum())
+    shares = sorted((min(1.0, overlap / b.grey.size), min(1.0, overlap / (a.grey.size * scale**2))))
+    return Evidence(
+        inliers=inliers,
+        agreeing=float((correlation[textured] > _TILE_AGREES).mean()) if count else 0.0,
+        correlation=float(correlation[textured].mean()) if count else 0.0,
+        pixels=pixels,
+        tiles=count,
+        covered=shares[1],
+        covered_other=shares[0],
+    )
+
+
+def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:
+    size = (mask.shape[1], mask.shape[0])
+    return cv2.warpAffine(source, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _band(grey: Any) -> Any:
+    fine, coarse = _BAND
+    return cv2.GaussianBlur(grey, (0, 0), fine) - cv2.GaussianBlur(grey, (0, 0), coarse)
+
+
+def _tiles(ours: Any, theirs: Any, mask: UInt8Array) -> tuple[Floats, npt.NDArray[np.bool_], float]:
+    """Correlation of each tile (8, 8), which tiles hold texture in either picture, and the correlation of the whole."""
+    first, second = _band(ours), _band(theirs)
+    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    inside = inside.astype(np.float32)
+
+    def mean(values: Any) -> Floats:
+        return np.asarray(cv2.resize(values * inside, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
+
+    filled = mean(np.ones_like(inside))
+    weight = np.maximum(filled, 1e-6)
+    m1, m2 = mean(first) / weight, mean(second) / weight
+    v1 = np.maximum(mean(first * first) / weight - m1**2, 0)
+    v2 = np.maximum(mean(second * second) / weight - m2**2, 0)
+    product = mean(first * second) / weight - m1 * m2
+    correlation = product / np.maximum(np.sqrt(v1 * v2), 1e-3)
+    used = filled > 0.4
+    least1, least2 = (max(_MIN_TEXTURE, 0.2 * float((v[used].mean() if used.any() else 0.0) ** 0.5)) for v in (v1, v2))
+    d1, d2 = np.sqrt(v1) / least1, np.sqrt(v2) / least2
+    textured = used & (((d1 > 1) & (d2 > 1)) | (d1 > 3) | (d2 > 3))
+    energy = float(np.sqrt(v1[used].sum() * v2[used].sum()))
+    return correlation, textured, float(product[used].sum()) / max(energy, 1e-6)
+
+
+def _ecc(ours: Any, theirs: Any, mask: UInt8Array) -> Floats | None:
+    """The map that moves `ours` onto `theirs` exactly, found at half the size; None where there is none nearby."""
+    half = (max(8, mask.shape[1] // 2), max(8, mask.shape[0] // 2))
+    moving, fixed = (_band(cv2.resize(grey, half, interpolation=cv2.INTER_AREA)) for grey in (ours, theirs))
+    valid = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 1e-3)
+    try:
+        _, found = cv2.findTransformECC(
+            fixed, moving, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, stop, valid, 1
+        )
+    except cv2.error:  # it does not converge where nothing agrees
+        return None
+    better = np.asarray(found, np.float64)
+    scale = np.array([mask.shape[1] / half[0], mask.shape[0] / half[1]])
+    better = np.c_[np.diag(scale) @ better[:, :2] @ np.diag(1 / scale), scale * better[:, 2]]
+    corners = np.array([[0, 0], [mask.shape[1], 0], [0, mask.shape[0]], [mask.shape[1], mask.shape[0]]], np.float64)
+    moved = np.abs(corners @ better[:, :2].T + better[:, 2] - corners).max()
+    return better if moved < 0.08 * max(mask.shape) + 2 else None

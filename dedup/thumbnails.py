@@ -1,0 +1,204 @@
+"""Do two pictures look the same at 32x32? The cheap evidence, from stored thumbnails alone.
+
+    likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
+
+Of each picture some 200 windows (the whole, crops down to half of each side, parts without a bar) are reduced to 16x16
+grey levels and compared with the whole of the other picture, and with its mirror image, in both directions: either may
+be the crop. Two correlations are averaged: that of the grey levels, and that of what is left without slow lighting.
+
+All sums are over whole numbers small enough for float32 or float64 to be exact, so that a pair's likeness depends on
+its two thumbnails alone: not on the batch, the number of threads, or the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from dedup.records import THUMBNAIL_SIDE
+
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.integer]
+
+SIGNATURE_SIDE = 16
+_UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
+_STEPS = 256  # resizing weights are multiples of 1/256
+
+# (share of the width, share of the height, places across, places down)
+_WINDOWS = (
+    (1.0, 1.0, 1, 1),
+    (0.9, 0.9, 3, 3),
+    (0.8, 0.8, 3, 3),
+    (0.7, 0.7, 5, 5),
+    (0.6, 0.6, 5, 5),
+    (0.5, 0.5, 7, 7),
+    (1.0, 0.85, 1, 3),
+    (0.85, 1.0, 3, 1),
+    (1.0, 0.7, 1, 5),
+    (0.7, 1.0, 5, 1),
+    (0.75, 0.55, 5, 5),
+    (0.55, 0.75, 5, 5),
+)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Of N pairs: `best` (N,) float32, -1..1, the best correlation of a window of one picture with the other picture;
+    `whole` (N,), that of the whole pictures (mirrored or not); `share` (N,), the window's share of its picture; `map`
+    (N, 2, 3), where the point (x, y) of picture i, in 0..1, lies in picture j."""
+
+    best: Singles
+    whole: Singles
+    share: Singles
+    map: Floats
+
+
+def likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
+    """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> Likeness of the N pairs.
+
+    Symmetric in i and j, but for `map`. One picture's windows are held at a time; give pairs in any order.
+    """
+    greys = _grey(thumbnails)
+    wholes = np.concatenate([_signatures(grey[None], [_whole()])[0] for grey in greys]) if len(greys) else _nothing()
+    mirrored = _mirror(wholes)
+    ends = np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)])
+    others = np.concatenate([np.asarray(j, np.intp), np.asarray(i, np.intp)])
+    n = len(i)
+    best = np.full((2, 2 * n), -np.inf, np.float32)  # not mirrored, mirrored
+    window = np.zeros((2, 2 * n), np.intp)
+    whole = np.full((2, 2 * n), -np.inf, np.float32)
+    order = np.argsort(ends, kind="stable")
+    changes = np.flatnonzero(np.diff(ends[order])) + 1
+    for rows in np.split(order, changes) if n else []:
+        windows = _signatures(greys[ends[rows[0]]][None], _geometry()[0])[0]
+        for flip, signatures in enumerate((wholes, mirrored)):
+            scores = windows @ signatures[others[rows]].T / np.float32(_UNIT**2)
+            window[flip, rows] = scores.argmax(0)
+            best[flip, rows] = scores.max(0)
+            whole[flip, rows] = scores[0]
+    found = best.reshape(4, n)  # i's window, j's window; the same two, mirrored
+    choice = found.argmax(0)
+    columns = np.arange(n)
+    boxes = _geometry()[1][window.reshape(4, n)[choice, columns]]
+    return Likeness(
+        best=found[choice, columns],
+        whole=whole.max(0).reshape(2, n).max(0) if n else np.zeros(0, np.float32),
+        share=(boxes[:, 2] * boxes[:, 3]).astype(np.float32),
+        map=_maps(boxes, of_j=choice % 2 == 1, mirror=choice >= 2),
+    )
+
+
+def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
+    """(N,) float32, the root mean square difference in grey levels (0..255) of the thumbnails as they are: about 1
+    after recompressing or resizing."""
+    difference = thumbnails[i].astype(np.int32) - thumbnails[j].astype(np.int32)
+    squares = (difference**2).reshape(len(difference), -1).sum(1)
+    return np.asarray(np.sqrt(squares / (THUMBNAIL_SIDE**2 * 3)), np.float32)
+
+
+def worst_difference(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
+    """(N,) float32, the greatest difference of any pixel's luma, in grey levels, without moving either thumbnail."""
+    luma = (thumbnails.astype(np.int32) @ np.array([77, 150, 29])).reshape(len(thumbnails), -1)
+    return np.asarray(np.abs(luma[i] - luma[j]).max(1) / 256, np.float32)
+
+
+def _nothing() -> Singles:
+    return np.zeros((0, 2 * SIGNATURE_SIDE**2), np.float32)
+
+
+def _grey(thumbnails: UInt8Array) -> Floats:
+    """Luma (ITU-R 601) times 256, whole numbers."""
+    return np.asarray(thumbnails.astype(np.int64) @ np.array([77, 150, 29]), np.float64)
+
+
+@cache
+def _resizer(share: float, start: float) -> Floats:
+    """(16, 32): averages of 16 equal parts of the stretch from `start` to `start + share`, times 256."""
+    edges = (start + share * np.arange(SIGNATURE_SIDE + 1) / SIGNATURE_SIDE) * THUMBNAIL_SIDE
+    pixels = np.arange(THUMBNAIL_SIDE)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    overlap = np.maximum(overlap, 0)
+    # Cumulated, then rounded: so that each row still adds up to 256.
+    cumulated = np.rint(np.cumsum(overlap / overlap.sum(1, keepdims=True), axis=1) * _STEPS)
+    return np.diff(cumulated, axis=1, prepend=0)
+
+
+@cache
+def _around() -> Floats:
+    """(16, 16): sums of five neighbours in a row; at the ends the last one counts again."""
+    rows = np.arange(SIGNATURE_SIDE)
+    sums = np.zeros((SIGNATURE_SIDE, SIGNATURE_SIDE))
+    for offset in range(-2, 3):
+        np.add.at(sums, (rows, np.clip(rows + offset, 0, SIGNATURE_SIDE - 1)), 1)
+    return sums
+
+
+Window = tuple[float, float, tuple[float, ...], tuple[float, ...]]
+
+
+@cache
+def _geometry() -> tuple[list[Window], Floats]:
+    """The windows as (share across, share down, starts across, starts down), and as boxes (x, y, width, height)."""
+    windows, boxes = [], []
+    for across, down, places_x, places_y in _WINDOWS:
+        starts_x = (
+            tuple(float(x) for x in np.linspace(0, 1 - across, places_x)) if places_x > 1 else ((1 - across) / 2,)
+        )
+        starts_y = tuple(float(y) for y in np.linspace(0, 1 - down, places_y)) if places_y > 1 else ((1 - down) / 2,)
+        windows.append((across, down, starts_x, starts_y))
+        boxes += [(x, y, across, down) for y, x in product(starts_y, starts_x)]
+    return windows, np.array(boxes)
+
+
+def _whole() -> Window:
+    return 1.0, 1.0, (0.0,), (0.0,)
+
+
+def _signatures(greys: Floats, windows: list[Window]) -> Singles:
+    """(B, 32, 32) -> (B, W, 512) whole numbers: the two signatures of each window, of length 4095 together."""
+    side = SIGNATURE_SIDE
+    parts = []
+    for across, down, starts_x, starts_y in windows:
+        x = np.concatenate([_resizer(across, start) for start in starts_x])
+        y = np.concatenate([_resizer(down, start) for start in starts_y])
+        cells = (y @ greys @ x.T).reshape(len(greys), len(starts_y), side, len(starts_x), side)
+        parts.append(cells.transpose(0, 1, 3, 2, 4).reshape(len(greys), -1, side, side))
+    cells = np.concatenate(parts, axis=1)  # below 2**32
+    # Both are shifted and scaled in whole numbers below 2**53, so that no rounding depends on the order of summing.
+    level = cells * side**2 - cells.sum((2, 3), keepdims=True)
+    detail = cells * 25 - _around() @ cells @ _around().T
+    both = np.stack([_unit(level), _unit(detail)], axis=2).reshape(len(greys), cells.shape[1], 2 * side**2)
+    return np.asarray(np.rint(both * (_UNIT * 0.5**0.5)), np.float32)
+
+
+def _unit(values: Floats) -> Floats:
+    flat = values.reshape(*values.shape[:2], -1)
+    length = np.sqrt((flat**2).sum(2, keepdims=True))
+    # A window that is flat to a tenth of a grey level has no pattern: it resembles nothing.
+    least = 0.1 * SIGNATURE_SIDE * 256 * _STEPS**2 * 25
+    return np.where(length > least, flat / np.maximum(length, 1.0), 0.0)
+
+
+def _mirror(signatures: Singles) -> Singles:
+    side = SIGNATURE_SIDE
+    return np.ascontiguousarray(signatures.reshape(-1, 2, side, side)[..., ::-1]).reshape(len(signatures), -1)
+
+
+def _maps(boxes: Floats, of_j: npt.NDArray[np.bool_], mirror: npt.NDArray[np.bool_]) -> Floats:
+    """From picture i to picture j: the box is stretched to all of j (or, `of_j`, all of i shrinks into the box)."""
+    start, size = boxes[:, :2], boxes[:, 2:]
+    scale = np.where(of_j[:, None], size, 1 / size)
+    shift = np.where(of_j[:, None], start, -start / size)
+    maps = np.zeros((len(boxes), 2, 3))
+    maps[:, 0, 0], maps[:, 1, 1], maps[:, :, 2] = scale[:, 0], scale[:, 1], shift
+    # Mirrored: the whole that the box was compared with had x and 1 - x exchanged.
+    shifted = np.where(of_j, scale[:, 0] + shift[:, 0], 1 - shift[:, 0])
+    maps[:, 0, 2] = np.where(mirror, shifted, maps[:, 0, 2])
+    maps[:, 0, 0] = np.where(mirror, -maps[:, 0, 0], maps[:, 0, 0])
+    return maps

@@ -1,0 +1,225 @@
+"""Candidate pairs -> the probability that the two are one picture, retouched in any way.
+
+    pairs ─▶ thumbnails (likeness of 32x32 pictures) ─┬─ settled: no likeness in any window, or equal to the pixel
+                                                      └─ the rest ─▶ evidence (both images read back, aligned, compared)
+
+The evidence becomes one probability by a logistic model with few coefficients (`verification_model`, fitted by
+`pipelines/fit_verification.py`). Cosines and hash distances propose pairs and have no say here: what they are worth
+differs from embedder to embedder and from set to set, and in a uniform set thousands of different pictures pass any
+fixed value. Pixels that agree all over two pictures are worth the same everywhere.
+
+A pair's probability depends on the two images alone: not on the other pairs, the order, the batch or the threads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup.errors import ConfigError, ManifestError
+from dedup.evidence import SIDE, Evidence, Picture, compare, picture
+from dedup.hashes import MIN_INFORMATION
+from dedup.images import MAX_PIXELS, decode
+from dedup.records import THUMBNAIL_SIDE
+from dedup.thumbnails import Likeness, likeness, residual, worst_difference
+from dedup.verification_model import MODELS, OPERATING_POINTS
+
+Singles = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+UInt8Array = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.intp]
+
+# Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
+# one thing on one background, as alike as any, differ by 18 and more.
+SAME_RESIDUAL = 3.0
+SAME_WORST = 12.0
+SAME_LIKENESS = 0.99
+# Of copies fewer than 1 in 200 have a lower probability by thumbnails alone.
+HOPELESS = 0.01
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """`strictness` is a name in OPERATING_POINTS: `copies` (the same picture, retouched in any way), `near` (also other
+    shots of the same scene), or `exact` (identical bytes only: verification accepts nothing).
+
+    `pictures_held`: how many images, at 0.1 MB each, stay in memory for further pairs. `max_pixels`: as in describing.
+    """
+
+    strictness: str = "copies"
+    pictures_held: int = 2000
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.strictness not in OPERATING_POINTS:
+            raise ConfigError(f"strictness {self.strictness!r}: choose one of {', '.join(OPERATING_POINTS)}")
+        if self.pictures_held < 2:
+            raise ConfigError(f"pictures_held={self.pictures_held}: a pair needs 2")
+
+    @property
+    def min_probability(self) -> float:
+        """Pairs of at least this probability are accepted."""
+        return OPERATING_POINTS[self.strictness]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of N pairs: `probability` (N,) float32, 0..1, that the two are copies; `settled` (N,) bool, whether thumbnails
+    sufficed (else the images were read and compared)."""
+
+    probability: Singles
+    settled: Bools
+
+
+def verify_pairs(
+    pairs: pa.Table,
+    descriptors: pa.Table,
+    read_image: Callable[[str], bytes],
+    settings: VerifySettings,
+    crowding: Singles | None = None,
+) -> Verdicts:
+    """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
+    height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
+    `crowding` (N,) says how alike everything around each pair is, see `crowding_of`; None means not at all.
+
+    Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
+    bounded by `descriptors` and `settings.pictures_held`.
+
+    Raises ManifestError where a sample has no descriptor or no thumbnail, ImageError where an image cannot be decoded.
+    """
+    i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
+    thumbnails = _thumbnails(descriptors)
+    found, probability, settled = settle(thumbnails, _column(descriptors, "information"), i, j)
+    sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
+    crowd = np.zeros(len(i)) if crowding is None else np.asarray(crowding, np.float64)
+    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings)
+    undecided = np.flatnonzero(~settled)
+    for row in undecided[np.lexsort((j[undecided], i[undecided]))]:
+        a, b = load(int(i[row])), load(int(j[row]))
+        evidence = compare(a, b, found.map[row])
+        features = pixel_features(evidence, found.best[row], found.share[row], crowd[row])
+        probability[row] = MODELS["small" if a.small or b.small else "pixels"](features[None])[0]
+    return Verdicts(probability, settled)
+
+
+def settle(thumbnails: UInt8Array, information: Floats, i: Ints, j: Ints) -> tuple[Likeness, Singles, Bools]:
+    """The cheap half: (likeness, probability by thumbnails (N,), whether that is final (N,)) of the pairs (i, j)."""
+    found = likeness(thumbnails, i, j)
+    probability = MODELS["thumbnails"](thumbnail_features(found))
+    same = (
+        (found.whole >= SAME_LIKENESS)
+        & (residual(thumbnails, i, j) <= SAME_RESIDUAL)
+        & (worst_difference(thumbnails, i, j) <= SAME_WORST)
+        & (np.minimum(information[i], information[j]) >= MIN_INFORMATION)
+    )
+    return found, probability, same | (probability < HOPELESS)
+
+
+def crowding_of(i: Ints, j: Ints, cosine: Singles, samples: int) -> Singles:
+    """(N,) float32, 0..1, for all candidate pairs (i, j) of a run at once: how alike the neighbourhood of a pair is.
+
+    Of each of the `samples` samples, the cosine of its fifth-best candidate (0 where it has fewer); of a pair, the
+    lesser of its two samples'. Where everything is alike - product shots, X-rays, icons - more is asked of a pair.
+    """
+    ends = np.concatenate([i, j])
+    values = np.concatenate([cosine, cosine]).astype(np.float32)
+    order = np.lexsort((-values, ends))
+    ends, values = ends[order], values[order]
+    rank = np.arange(len(ends)) - np.searchsorted(ends, ends)
+    fifth = np.zeros(samples, np.float32)
+    fifth[ends[rank == _CROWD - 1]] = values[rank == _CROWD - 1]
+    return np.minimum(fifth[i], fifth[j])
+
+
+_CROWD = 5
+
+THUMBNAIL_FEATURES = ("best", "whole", "share")
+PIXEL_FEATURES = ("inliers", "agreeing", "correlation", "pixels", "tiles", "covered", "best", "share", "crowding")
+
+
+def thumbnail_features(found: Likeness) -> npt.NDArray[np.float64]:
+    """(N, 3), in the order of THUMBNAIL_FEATURES."""
+    return np.stack([_near_one(found.best), _near_one(found.whole), np.log(found.share)], axis=1).astype(np.float64)
+
+
+def pixel_features(evidence: Evidence, best: float, share: float, crowding: float) -> npt.NDArray[np.float64]:
+    """(9,), in the order of PIXEL_FEATURES."""
+    return np.array(
+        [
+            np.log1p(min(evidence.inliers, 100)),
+            evidence.agreeing,
+            evidence.correlation,
+            evidence.pixels,
+            np.log1p(evidence.tiles),
+            evidence.covered,
+            _near_one(best),
+            np.log(share),
+            max(crowding - 0.6, 0.0),
+        ],
+        np.float64,
+    )
+
+
+def _near_one(correlation: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Between 0.98 and 0.99 lies as much as between 0.5 and 0.75."""
+    return np.asarray(-np.log(1.02 - np.clip(correlation, -1, 1)), np.float64)
+
+
+class _Pictures:
+    """The pictures of the samples, read and prepared when first asked for; of those the last few are held."""
+
+    def __init__(
+        self,
+        sample_ids: pa.ChunkedArray,
+        thumbnails: UInt8Array,
+        sides: npt.NDArray[np.int64],
+        read_image: Callable[[str], bytes],
+        settings: VerifySettings,
+    ) -> None:
+        self._sample_ids, self._thumbnails, self._sides = sample_ids, thumbnails, sides
+        self._read, self._settings = read_image, settings
+        self._held: OrderedDict[int, Picture] = OrderedDict()
+
+    def __call__(self, row: int) -> Picture:
+        if row in self._held:
+            self._held.move_to_end(row)
+            return self._held[row]
+        made = picture(self._pixels(row))
+        self._held[row] = made
+        if len(self._held) > self._settings.pictures_held:
+            self._held.popitem(last=False)
+        return made
+
+    def _pixels(self, row: int) -> UInt8Array:
+        if self._sides[row] <= THUMBNAIL_SIDE:
+            return self._thumbnails[row]  # an image of that size is its thumbnail
+        data = self._read(self._sample_ids[row].as_py())
+        return np.asarray(decode(data, SIDE, self._settings.max_pixels).rgb)
+
+
+def _rows(sample_ids: pa.ChunkedArray, descriptors: pa.Table) -> Ints:
+    rows = pc.index_in(sample_ids, value_set=descriptors["sample_id"].combine_chunks())
+    if rows.null_count:
+        missing = sample_ids.filter(pc.is_null(rows))[0]
+        raise ManifestError(f"{missing}: a candidate without a descriptor; describe and search again")
+    return np.asarray(rows.to_numpy(), np.intp)
+
+
+def _thumbnails(descriptors: pa.Table) -> UInt8Array:
+    column = descriptors["thumbnail"].combine_chunks()
+    if column.null_count:
+        failed = descriptors["sample_id"].filter(pc.is_null(column))[0]
+        raise ManifestError(f"{failed}: has no thumbnail, so it cannot be verified; leave failed samples out")
+    side = THUMBNAIL_SIDE
+    return np.asarray(np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, side, side, 3), np.uint8)
+
+
+def _column(descriptors: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    return np.asarray(descriptors[name].to_numpy(), np.float64)
