@@ -250,7 +250,12 @@ def _certified(
     the other queries."""
     wanted = min(len(x), k + _SPARE)
     near, rows = _propose(queries, x, wanted)
-    listed = (near >= min(floor, complete) - _MARGIN) & (rows != skip[:, None])
+    # What lies so far below the k-th proposal that no rounding makes it one of the best k need not be scored. That
+    # proposal is counted behind those that may be complete, and behind the query itself.
+    kth = (near >= complete - _MARGIN).sum(axis=1) + (rows == skip[:, None]).any(axis=1) + k - 1
+    bar = near[np.arange(len(near)), np.clip(kth, 0, wanted - 1)] - 2 * _MARGIN if k else np.full(len(near), np.inf)
+    bar = np.minimum(np.maximum(bar, floor - _MARGIN), complete - _MARGIN)
+    listed = (near >= bar[:, None]) & (rows != skip[:, None])
     i, at = np.nonzero(listed)
     j = rows[i, at]
     pairs = _best(CosinePairs(i, j, cosine(queries, i, j, x)), k, floor, complete)
