@@ -105,7 +105,7 @@ def _phash_bits(grey: torch.Tensor, hash_size: int) -> torch.Tensor:
     bits = distance > 0
     # Flat, symmetric and periodic pictures have coefficients that equal the median: then the rounding of scipy's FFT
     # decides, and only scipy has that. The bound is far above the rounding of either (1e-9), far below real pictures.
-    undecided = (distance.abs() < 1e-12 * 4 * 255 * grey[0].numel()).any(1)
+    undecided = (distance.abs() < 1e-12 * 4 * 255 * grey.shape[1] ** 2).any(1)
     if undecided.any():
         bits[undecided] = _IMAGEHASH_PHASH(grey[undecided], hash_size)
     return bits

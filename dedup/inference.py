@@ -6,7 +6,7 @@ workers there are: batches have one fixed size (short ones are padded), and on C
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +19,6 @@ from torch import nn
 from torch.nn import functional
 
 from dedup.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,7 @@ class OpenVinoRunner(_Runner):
         super().__init__(spec, "cpu")
         if threads < 1:
             raise ConfigError(f"{threads} threads for {spec.name}: give at least 1")
-        shape = (spec.batch_size, spec.image_size, spec.image_size, 3)
-        module = Pictures(network, spec).eval()
-        with torch.no_grad():  # exported, not traced: conversion takes a third of the time
-            model = openvino.convert_model(torch.export.export(module, (torch.zeros(shape, dtype=torch.uint8),)))
+        model = _convert(Pictures(network, spec).eval(), (spec.batch_size, spec.image_size, spec.image_size, 3))
         self._compiled = openvino.Core().compile_model(
             model,
             "CPU",
@@ -158,6 +153,16 @@ class OpenVinoRunner(_Runner):
         finally:
             for request, _, _ in running:  # left early: the requests still read our buffers
                 request.wait()
+
+
+def _convert(module: nn.Module, shape: tuple[int, int, int, int]) -> openvino.Model:
+    example = torch.zeros(shape, dtype=torch.uint8)
+    with torch.no_grad():
+        if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):  # which cannot be exported
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated, yet SSCD comes in it
+                return openvino.convert_model(module, example_input=example, input=[shape])
+        return openvino.convert_model(torch.export.export(module, (example,)))  # a third of the time of tracing
 
 
 class TorchRunner(_Runner):
