@@ -33,6 +33,7 @@ MAX_CELLS = 1 << 16
 
 _MAX_NORM = 4.0  # of a row; two such rows keep every partial sum of their dot product within 53 bits
 _MARGIN = np.float32(1e-3)  # float32 cosines of up to 8,192 dimensions err by less
+_CROWD = 5
 _SPARE = 16  # proposals beyond those wanted: few rows then need a second search
 _ROWS_PER_BLOCK = 1 << 15  # of float32 copies
 _SCORES_PER_BLOCK = 1 << 23
@@ -42,25 +43,40 @@ _SCORES_PER_BLOCK = 1 << 23
 class SearchSettings:
     """What counts as near, and what is worth a closer look.
 
-    Pairs within `max_bits` of the hash are accepted, and so are those of at least `min_cosine`, where it is set: of
-    both kinds all are found. Pairs within `candidate_bits`, and of at least `candidate_cosine`, are proposed: of these
-    each image names its best `candidates_per_image`. A candidate radius narrower than the accepting one proposes
-    nothing.
-
-    `cells`: into how many cells the embeddings are clustered (None: by their number); `assignments`: in how many cells
-    each is looked for; `recall_queries`: images whose neighbours are also searched exactly, to measure the recall.
+    All pairs within `max_bits` of the hash are found, and all of at least `min_cosine`, where that is set. Beyond them
+    each image names its best `candidates_per_image`, within `candidate_bits` and of at least `candidate_cosine`. A
+    candidate radius narrower than the other proposes nothing.
     """
 
     hash: str = "phash"
+    """The hash that is searched, one of those that are stored."""
+
     max_bits: int = 2
+    """Hashes within so many bits are complete among the candidates, and accepted where nothing verifies them."""
+
     candidate_bits: int = 6
+    """Hashes within so many bits are candidates, of each image the nearest."""
+
     min_cosine: float | None = None
+    """Accept pairs of embeddings of at least this cosine, whatever verification says; by default none."""
+
     candidate_cosine: float = 0.7
+    """Embeddings of at least this cosine are candidates, of each image the nearest."""
+
     candidates_per_image: int = 8
+    """How many candidates an image names in each search."""
+
     cells: int | None = None
+    """Into how many cells embeddings are clustered; by default by their number, 1 is an exact search."""
+
     assignments: int = 2
+    """In how many cells each embedding is looked for."""
+
     recall_queries: int = 1000
+    """For so many images the search is repeated exactly, to measure the recall of the run."""
+
     seed: int = 0
+    """Of the clustering into cells."""
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -157,6 +173,18 @@ def cosine_pairs_in_cell(x: Halves, primary: npt.NDArray[np.bool_], settings: Se
     i, j = np.minimum(queries[found.i], found.j), np.maximum(queries[found.i], found.j)
     _, once = np.unique(i * len(x) + j, return_index=True)
     return CosinePairs(i[once], j[once], found.score[once])
+
+
+def crowding(pairs: CosinePairs, rows: int) -> Floats:
+    """(rows,) float32: how alike the neighbourhood of each row is, the cosine of its fifth-best pair; 0 for fewer."""
+    ends = np.concatenate([pairs.i, pairs.j])
+    values = np.concatenate([pairs.score, pairs.score])
+    order = np.lexsort((-values, ends))
+    ends, values = ends[order], values[order]
+    fifth = np.arange(len(ends)) - np.searchsorted(ends, ends) == _CROWD - 1
+    result = np.zeros(rows, dtype=np.float32)
+    result[ends[fifth]] = values[fifth]
+    return result
 
 
 def brute_force_pairs(x: Halves, min_cosine: float) -> CosinePairs:

@@ -47,15 +47,16 @@ HOPELESS = 0.01
 
 @dataclass(frozen=True)
 class VerifySettings:
-    """`strictness` is a name in OPERATING_POINTS: `copies` (the same picture, retouched in any way), `near` (also other
-    shots of the same scene), or `exact` (identical bytes only: verification accepts nothing).
+    """How pairs are judged. Raises ConfigError for values that cannot be."""
 
-    `pictures_held`: how many images, at 0.1 MB each, stay in memory for further pairs. `max_pixels`: as in describing.
-    """
+    verify: bool = True
+    """Judge candidates by their pixels; without, hashes within max_bits are accepted and embeddings only propose."""
 
     strictness: str = "copies"
+    """copies (the same picture, retouched in any way), near (also other shots of a scene), exact (the same bytes)."""
+
     pictures_held: int = 2000
-    max_pixels: int = MAX_PIXELS
+    """How many images, at 0.1 MB each, a task keeps in memory for further pairs."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:
@@ -84,6 +85,7 @@ def verify_pairs(
     read_image: Callable[[str], bytes],
     settings: VerifySettings,
     crowding: Singles | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Verdicts:
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
     height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
@@ -99,7 +101,7 @@ def verify_pairs(
     found, probability, settled = settle(thumbnails, _column(descriptors, "information"), i, j)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     crowd = np.zeros(len(i)) if crowding is None else np.asarray(crowding, np.float64)
-    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings)
+    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings.pictures_held, max_pixels)
     undecided = np.flatnonzero(~settled)
     for row in undecided[np.lexsort((j[undecided], i[undecided]))]:
         a, b = load(int(i[row])), load(int(j[row]))
@@ -181,10 +183,11 @@ class _Pictures:
         thumbnails: UInt8Array,
         sides: npt.NDArray[np.int64],
         read_image: Callable[[str], bytes],
-        settings: VerifySettings,
+        pictures_held: int,
+        max_pixels: int,
     ) -> None:
         self._sample_ids, self._thumbnails, self._sides = sample_ids, thumbnails, sides
-        self._read, self._settings = read_image, settings
+        self._read, self._pictures_held, self._max_pixels = read_image, pictures_held, max_pixels
         self._held: OrderedDict[int, Picture] = OrderedDict()
 
     def __call__(self, row: int) -> Picture:
@@ -193,15 +196,15 @@ class _Pictures:
             return self._held[row]
         made = picture(self._pixels(row))
         self._held[row] = made
-        if len(self._held) > self._settings.pictures_held:
+        if len(self._held) > self._pictures_held:
             self._held.popitem(last=False)
         return made
 
     def _pixels(self, row: int) -> UInt8Array:
         if self._sides[row] <= THUMBNAIL_SIDE:
-            return self._thumbnails[row]  # an image of that size is its thumbnail
+            return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
         data = self._read(self._sample_ids[row].as_py())
-        return np.asarray(decode(data, SIDE, self._settings.max_pixels).rgb)
+        return np.asarray(decode(data, SIDE, self._max_pixels).rgb)
 
 
 def _rows(sample_ids: pa.ChunkedArray, descriptors: pa.Table) -> Ints:

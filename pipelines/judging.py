@@ -1,50 +1,278 @@
-"""Decide of each candidate pair whether it is accepted, and write pairs/*.parquet."""
+"""Decide of each candidate pair whether it is accepted, and write pairs/*.parquet.
+
+    candidates ──by b's shard──▶ with b's descriptor ──by block of a's──▶ with a's, verified ──▶ pairs
+
+Both arrows are shuffles: a task reads the descriptors of one shard once, and a block's images from their shards.
+"""
 
 from __future__ import annotations
 
 import functools
+import zlib
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
 from dedup.neighbors import SearchSettings
-from dedup.records import PAIR_SCHEMA
+from dedup.records import PAIR_SCHEMA, Shard
 from dedup.run_folder import RunFolder
+from dedup.shards import read_range
+from dedup.verify import VerifySettings, verify_pairs
+from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
-from pipelines.searching import CANDIDATE_SCHEMA
+from pipelines.searching import CANDIDATE_SCHEMA, CROWDING, CROWDING_SCHEMA
 from pipelines.shuffle import partitions_for, shuffle
+
+_WORK = "work"  # what only this step needs, removed at its end
+_BLOCKS_PER_SHARD = 16
+_PAIR_BYTES = 32_000  # a pair's share of a partition: some 2,000 pairs, a minute of work
+
+# What verification needs of one sample, beside its image.
+_SAMPLE_SCHEMA = pa.schema(
+    {
+        "sample_id": pa.string(),
+        "thumbnail": pa.binary(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "information": pa.float32(),
+        "shard": pa.int32(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "crowding": pa.float32(),
+    }
+)
+_JOINED_SCHEMA = pa.schema(
+    [
+        pa.field("block", pa.int64()),
+        *CANDIDATE_SCHEMA,
+        *(
+            pa.field(f"b_{field.name}", field.type)
+            for field in _SAMPLE_SCHEMA
+            if field.name not in ("sample_id", "shard")
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What judging reads and by what it judges; travels with the tasks."""
+
+    folder: RunFolder
+    shards: tuple[Shard, ...]
+    search: SearchSettings
+    verify: VerifySettings
+    max_pixels: int
+    hash_bits: int
+
+    def samples(self, shard: int, wanted: pa.ChunkedArray) -> pa.Table:
+        """Rows of _SAMPLE_SCHEMA for these samples of one shard."""
+        columns = [name for name in _SAMPLE_SCHEMA.names if name not in ("shard", "crowding")]
+        rows = self.folder.read_table(descriptors_name(self.shards[shard].shard_id), columns)
+        rows = rows.filter(pc.is_in(rows["sample_id"], value_set=pc.unique(wanted)))
+        crowding = pa.nulls(len(rows), pa.float32())
+        name = _crowding_name(shard)
+        if self.folder.exists(name):
+            crowded = self.folder.read_table(name)
+            at = pc.index_in(rows["sample_id"], value_set=crowded["sample_id"].combine_chunks())
+            crowding = crowded["crowding"].combine_chunks().take(at)
+        rows = rows.append_column("crowding", pc.fill_null(crowding, 0.0))
+        rows = rows.append_column("shard", pa.array(np.full(len(rows), shard, np.int32)))
+        return rows.select(_SAMPLE_SCHEMA.names).cast(_SAMPLE_SCHEMA)
 
 
 def judge(run: Run, client: Client) -> None:
-    """Accept what is identical, hashes within `max_bits`, and embeddings of at least `min_cosine` where that is set."""
+    """Write pairs/*.parquet: every candidate once, with the evidence that decided it.
+
+    Identical files are accepted; so are embeddings of at least `min_cosine` where the user set that. All other
+    candidates are verified; without verification, hashes within `max_bits` are accepted, and embeddings only propose.
+    """
     run.start("verify")
-    run.folder.remove("pairs")
+    for name in ("pairs", _WORK):
+        run.folder.remove(name)
+    settings = run.settings
+    parts = _Parts(
+        run.folder, tuple(run.shards), settings.search, settings.verify, settings.describe.max_pixels,
+        settings.describe.hash_size**2,
+    )  # fmt: skip
     candidates = run.folder.names("candidates")
-    count = sum(run.document["steps"]["search"]["candidates"].values())
-    use = functools.partial(_judge, run.folder, run.settings.search, run.settings.describe.hash_size**2)
-    if candidates:
-        source, partitions = run.folder.read_table, partitions_for(count, 100)
-        shuffle(client, "judge pairs", source, candidates, CANDIDATE_SCHEMA, "a", partitions, use)
-    run.finish("verify")
+    exact = [name for name in candidates if name.startswith("candidates/exact-")]
+    near = [name for name in candidates if name not in exact]
+    accepted = sum(client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False)))
+    if near:
+        found = run.document["steps"]["search"]["candidates"]
+        count = found["hash"] + found.get("embedding", 0)
+        accepted += (_verify_all if settings.verify.verify else _judge_all)(parts, client, near, count)
+    run.folder.remove(_WORK)
+    run.finish("verify", accepted=accepted)
 
 
-def _judge(folder: RunFolder, settings: SearchSettings, hash_bits: int, rows: pa.Table, partition: int) -> int:
-    rows = rows.group_by(["a", "b", "method"], use_threads=False).aggregate([("score", "max")])  # once each
-    rows = rows.rename_columns({"score_max": "score"}).sort_by([(name, "ascending") for name in ("a", "b", "method")])
+def _accept_exact(parts: _Parts, name: str) -> int:
+    rows = parts.folder.read_table(name)
+    everything = np.ones(len(rows), bool)
+    return _write(parts, name.replace("candidates/", "pairs/"), rows, rows["method"], everything, everything)
+
+
+# ---------------------------------------------------------------- by scores alone
+
+
+def _judge_all(parts: _Parts, client: Client, candidates: list[str], count: int) -> int:
+    use, partitions = functools.partial(_judge, parts), partitions_for(count, 100)
+    return shuffle(client, "judge pairs", parts.folder.read_table, candidates, CANDIDATE_SCHEMA, "a", partitions, use)
+
+
+def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
+    """A pair is one row, by its hash where that accepts it, else by its embedding where there is one."""
+    if not len(rows):
+        return 0
+    first, cosine, likeness = _merged(rows)
+    bits = np.rint((1 - likeness) * parts.hash_bits)  # NaN where the hashes did not propose the pair
+    by_hash = bits <= parts.search.max_bits
+    by_cosine = ~by_hash & _accepted_by_cosine(parts, cosine)
+    is_hash = by_hash | np.isnan(cosine)
+    method = pc.if_else(pa.array(is_hash), "hash", "embedding")
+    score = np.where(is_hash, likeness, cosine)
+    return _write(
+        parts, f"pairs/{partition:05d}.parquet", rows.take(pa.array(first)), method, score, by_hash | by_cosine
+    )
+
+
+# ---------------------------------------------------------------- by verification
+
+
+def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int) -> int:
+    crowding = parts.folder.names(CROWDING)
+    if crowding:
+        use = functools.partial(_write_crowding, parts)
+        source, partitions = parts.folder.read_table, partitions_for(count, 100)
+        shuffle(client, "verify: neighbourhoods", source, crowding, CROWDING_SCHEMA, "shard", partitions, use)
+    use, partitions = functools.partial(_join_b, parts), partitions_for(count, 4_000)
+    shuffle(client, "verify: join", parts.folder.read_table, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
+    joined = parts.folder.names(f"{_WORK}/joined")
+    use, partitions = functools.partial(_verify, parts), partitions_for(count, _PAIR_BYTES)
+    return shuffle(client, "verify", parts.folder.read_table, joined, _JOINED_SCHEMA, "block", partitions, use)
+
+
+def _crowding_name(shard: int) -> str:
+    return f"{_WORK}/crowding/{shard:06d}.parquet"
+
+
+def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
+    for shard in pc.unique(rows["shard"]).to_pylist():
+        parts.folder.write_table(_crowding_name(shard), rows.filter(pc.equal(rows["shard"], shard)))
+    return len(rows)
+
+
+def _join_b(parts: _Parts, rows: pa.Table, partition: int) -> int:
+    if not len(rows):
+        return 0
+    joined = []
+    for shard in pc.unique(rows["shard_b"]).to_pylist():
+        pairs = rows.filter(pc.equal(rows["shard_b"], shard))
+        samples = parts.samples(shard, pairs["b"])
+        samples = samples.take(pc.index_in(pairs["b"], value_set=samples["sample_id"].combine_chunks()))
+        # Pairs of one a stay together, so that its image is read once; a shard's a's are spread over some blocks.
+        spread = [zlib.crc32(sample_id.encode()) % _BLOCKS_PER_SHARD for sample_id in pairs["a"].to_pylist()]
+        columns = {"block": pa.array(pairs["shard_a"].to_numpy().astype(np.int64) * _BLOCKS_PER_SHARD + spread)}
+        columns |= {name: pairs[name] for name in CANDIDATE_SCHEMA.names}
+        columns |= {f"b_{name}": samples[name] for name in samples.column_names}
+        joined.append(pa.table([columns[name] for name in _JOINED_SCHEMA.names], schema=_JOINED_SCHEMA))
+    parts.folder.write_table(f"{_WORK}/joined/{partition:05d}.parquet", pa.concat_tables(joined))
+    return len(rows)
+
+
+def _verify(parts: _Parts, rows: pa.Table, partition: int) -> int:
+    if not len(rows):
+        return 0
+    first, cosine, _ = _merged(rows)
+    pairs = rows.take(pa.array(first))
+    samples = _block_samples(parts, pairs)
+    crowding = samples["crowding"].to_numpy()
+    places = (pc.index_in(pairs[side], value_set=samples["sample_id"].combine_chunks()).to_numpy() for side in "ab")
+    a, b = places
+    reader = _ImageReader(parts.shards, samples)
+    crowd = np.minimum(crowding[a], crowding[b])
+    verdicts = verify_pairs(pairs, samples, reader, parts.verify, crowd, parts.max_pixels)
+    by_cosine = _accepted_by_cosine(parts, cosine)
+    accepted = by_cosine | (verdicts.probability >= parts.verify.min_probability)
+    method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
+    score = np.where(by_cosine, cosine, verdicts.probability)
+    name = f"pairs/{partition:05d}.parquet"
+    return _write(parts, name, pairs, method, score, accepted, verdicts.probability)
+
+
+def _block_samples(parts: _Parts, pairs: pa.Table) -> pa.Table:
+    """Rows of _SAMPLE_SCHEMA of all samples in a block of pairs: of the b's, which came along, and of the a's."""
+    names = {f"b_{name}": name for name in _SAMPLE_SCHEMA.names} | {"b": "sample_id", "shard_b": "shard"}
+    present = {new: pairs[old] for old, new in names.items() if old in pairs.column_names}
+    tables = [pa.table([present[name] for name in _SAMPLE_SCHEMA.names], schema=_SAMPLE_SCHEMA)]
+    for shard in pc.unique(pairs["shard_a"]).to_pylist():
+        tables.append(parts.samples(shard, pairs.filter(pc.equal(pairs["shard_a"], shard))["a"]))
+    samples = pa.concat_tables(tables).combine_chunks()
+    _, once = np.unique(samples["sample_id"].to_numpy(), return_index=True)
+    return samples.take(pa.array(once))
+
+
+class _ImageReader:
+    """Reads a sample's image from its shard, by the byte range that describing noted."""
+
+    def __init__(self, shards: tuple[Shard, ...], samples: pa.Table) -> None:
+        columns = (samples[name].to_pylist() for name in ("sample_id", "shard", "offset", "size"))
+        self._where = {
+            identity: (shards[shard].url, start, size) for identity, shard, start, size in zip(*columns, strict=True)
+        }
+
+    def __call__(self, sample_id: str) -> bytes:
+        return read_range(*self._where[sample_id])
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Of each pair in `rows`, which are sorted: its first row, its cosine and its likeness by hash (NaN for none)."""
+    a, b, method = (rows[name].to_numpy() for name in ("a", "b", "method"))
     score = rows["score"].to_numpy()
-    method = rows["method"]
-    bits = np.rint((1 - score) * hash_bits)
-    accepted = {
-        "exact": np.ones(len(rows), bool),
-        "hash": bits <= settings.max_bits,
-        "embedding": score >= np.float32(settings.min_cosine if settings.min_cosine is not None else np.inf),
-    }
-    decision = np.zeros(len(rows), bool)
-    for name, accept in accepted.items():
-        decision |= pc.equal(method, name).to_numpy() & accept
-    if len(rows):
-        columns = [rows["a"], rows["b"], method, rows["score"], pa.nulls(len(rows), pa.float32()), pa.array(decision)]
-        folder.write_table(f"pairs/{partition:05d}.parquet", pa.table(columns, schema=PAIR_SCHEMA))
-    return int(decision.sum())
+    new = np.ones(len(rows), bool)
+    new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    first, pair = np.flatnonzero(new), np.cumsum(new) - 1
+    merged = []
+    for name in ("embedding", "hash"):
+        scores = np.full(len(first), np.nan, np.float32)
+        of_method = method == name
+        scores[pair[of_method]] = score[of_method]
+        merged.append(scores)
+    return first, merged[0], merged[1]
+
+
+def _accepted_by_cosine(parts: _Parts, cosine: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    if parts.search.min_cosine is None:
+        return np.zeros(len(cosine), bool)
+    return np.asarray(cosine >= np.float32(parts.search.min_cosine))  # NaN is not
+
+
+def _write(
+    parts: _Parts,
+    name: str,
+    pairs: pa.Table,
+    method: pa.ChunkedArray,
+    score: npt.ArrayLike,
+    accepted: npt.NDArray[np.bool_],
+    probability: npt.NDArray[np.float32] | None = None,
+) -> int:
+    """Writes rows of PAIR_SCHEMA, sorted by a and b; gives the number of accepted ones."""
+    columns = [
+        pairs["a"],
+        pairs["b"],
+        method,
+        pa.array(np.asarray(score, np.float32)),
+        pa.nulls(len(pairs), pa.float32()) if probability is None else pa.array(probability),
+        pa.array(accepted),
+    ]
+    table = pa.table(columns, schema=PAIR_SCHEMA)
+    parts.folder.write_table(name, table.sort_by([("a", "ascending"), ("b", "ascending")]))
+    return int(accepted.sum())

@@ -114,6 +114,8 @@ class Run:
         if step == "describe":
             return fingerprint(*chain)
         chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]
+        if step in ("verify", "decide"):
+            chain += [settings["verify"]]
         if step == "decide":
             chain += [settings["decide"]]
         return fingerprint(step, *chain)

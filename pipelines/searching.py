@@ -34,12 +34,30 @@ from pipelines.shuffle import partitions_for, shuffle
 
 logger = logging.getLogger(__name__)
 
-CANDIDATE_SCHEMA = pa.schema([PAIR_SCHEMA.field(name) for name in ("a", "b", "method", "score")])
-
+# A pair as the searches hand it on: with the numbers of its samples' shards, in the order of the run.
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        *(PAIR_SCHEMA.field(name) for name in ("a", "b", "method", "score")),
+        ("shard_a", pa.int32()),
+        ("shard_b", pa.int32()),
+    ]
+)
+CROWDING_SCHEMA = pa.schema({"shard": pa.int32(), "sample_id": pa.string(), "crowding": pa.float32()})
+CROWDING = "crowding"  # folder of what the embedding search saw of each sample's neighbourhood
 _EXACT_ROW = pa.schema({"bucket": pa.int64(), "sha256": pa.binary(), "sample_id": pa.string(), "shard": pa.int32()})
 _COPY_ROW = pa.schema({"shard": pa.int32(), "sample_id": pa.string()})
-_BAND_ROW = pa.schema({"value": pa.int64(), "band": pa.int32(), "sample_id": pa.string(), "code": pa.binary()})
-_CELL_ROW = pa.schema({"cell": pa.int32(), "sample_id": pa.string(), "primary": pa.int8(), "embedding": pa.binary()})
+_BAND_ROW = pa.schema(
+    {"value": pa.int64(), "band": pa.int32(), "sample_id": pa.string(), "shard": pa.int32(), "code": pa.binary()}
+)
+_CELL_ROW = pa.schema(
+    {
+        "cell": pa.int32(),
+        "sample_id": pa.string(),
+        "shard": pa.int32(),
+        "primary": pa.int8(),
+        "embedding": pa.binary(),
+    }
+)
 _SAMPLE_ROWS_PER_CELL = 64
 _WORK = "work"  # what only this step needs, removed at its end
 
@@ -47,7 +65,7 @@ _WORK = "work"  # what only this step needs, removed at its end
 def search(run: Run, client: Client) -> None:
     """Write candidates/*.parquet, and the measured recall of the embedding search into run.json."""
     run.start("search")
-    for folder in ("candidates", _WORK):
+    for folder in ("candidates", CROWDING, _WORK):
         run.folder.remove(folder)
     parts = _Parts(
         run.folder,
@@ -134,7 +152,7 @@ def _exact_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
         return 0
     parts.folder.write_table(f"{_WORK}/digests/{partition:05d}.parquet", rows.select(_COPY_ROW.names).take(copies))
     ones = np.ones(len(copies))
-    return parts.write("exact", partition, _pairs(rows["sample_id"], representative[copies], copies, "exact", ones))
+    return parts.write("exact", partition, _pairs(rows, representative[copies], copies, "exact", ones))
 
 
 def _write_copies(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
@@ -147,7 +165,7 @@ def _write_copies(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa
 
 
 def find_by_hash(parts: _Parts, client: Client, samples: int) -> int:
-    """Pairs of informative pictures within the settings' bits: accepted within max_bits, else proposed."""
+    """Pairs of informative pictures: all within max_bits, and each one's nearest within candidate_bits."""
     bits = parts.settings.search_bits
     agreeing = hamming.bands_agreeing(samples, bits, parts.hash_bits)
     source = functools.partial(_band_rows, parts, agreeing)
@@ -167,9 +185,14 @@ def _band_rows(parts: _Parts, agreeing: int, shard: int) -> pa.Table:
     row = np.repeat(np.arange(len(rows)), bands)
     band = np.tile(np.arange(bands, dtype=np.int32), len(rows))
     repeated = rows.take(row)
-    return pa.table(
-        [values.ravel().view(np.int64), band, repeated["sample_id"], repeated[name].cast(pa.binary())], schema=_BAND_ROW
-    )
+    columns = [
+        values.ravel().view(np.int64),
+        band,
+        repeated["sample_id"],
+        np.full(len(row), shard, np.int32),
+        repeated[name].cast(pa.binary()),
+    ]
+    return pa.table(columns, schema=_BAND_ROW)
 
 
 def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) -> int:
@@ -180,8 +203,9 @@ def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) ->
     codes = _matrix(rows["code"], parts.hash_bits // 8)
     value = rows["value"].to_numpy().view(np.uint64)
     found = hamming.hamming_pairs_in_bands(rows["band"].to_numpy(), value, codes, settings.search_bits, agreeing)
+    found = hamming.limit_candidates(found, settings.max_bits, settings.candidates_per_image)
     score = 1 - found.distance / parts.hash_bits
-    return parts.write("hash", partition, _pairs(rows["sample_id"], found.i, found.j, "hash", score))
+    return parts.write("hash", partition, _pairs(rows, found.i, found.j, "hash", score))
 
 
 # ---------------------------------------------------------------- by embedding
@@ -212,19 +236,26 @@ def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) ->
     row = np.repeat(np.arange(len(ids)), copies)
     primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
     values = pa.array([embedding.tobytes() for embedding in embeddings], pa.binary())
-    return pa.table([cells.ravel(), ids.take(row), primary, values.take(pa.array(row))], schema=_CELL_ROW)
+    number = np.full(len(row), shard, np.int32)
+    return pa.table([cells.ravel(), ids.take(row), number, primary, values.take(pa.array(row))], schema=_CELL_ROW)
 
 
 def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
     cells = rows["cell"].to_numpy()
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    found = [CANDIDATE_SCHEMA.empty_table()]
+    found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
     for start, stop in zip(starts, [*starts[1:], len(cells)], strict=True):
         cell = rows.slice(start, stop - start)
         width = len(cell["embedding"][0].as_py())
         x = _matrix(cell["embedding"], width).view(np.float16)
-        pairs = neighbors.cosine_pairs_in_cell(x, cell["primary"].to_numpy() == 1, parts.settings)
-        found.append(_pairs(cell["sample_id"], pairs.i, pairs.j, "embedding", pairs.score))
+        primary = cell["primary"].to_numpy() == 1
+        pairs = neighbors.cosine_pairs_in_cell(x, primary, parts.settings)
+        found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
+        # A sample is primary in one cell, where all that it proposes is found.
+        crowding = neighbors.crowding(pairs, len(cell))
+        cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
+        crowded.append(cell.filter(pa.array(primary & (crowding > 0))))
+    parts.folder.write_table(f"{CROWDING}/{partition:05d}.parquet", pa.concat_tables(crowded))
     return parts.write("embedding", partition, pa.concat_tables(found))
 
 
@@ -313,20 +344,22 @@ def _found_pairs(folder: RunFolder, ids: pa.Array) -> set[tuple[str, str]]:
 
 
 def _pairs(
-    ids: pa.ChunkedArray,
+    rows: pa.Table,
     i: npt.NDArray[np.int64],
     j: npt.NDArray[np.int64],
     method: str,
     score: npt.NDArray[np.floating[Any]],
 ) -> pa.Table:
-    """Rows of CANDIDATE_SCHEMA for the pairs (i, j) of positions in `ids`."""
-    first, second = ids.take(pa.array(i)), ids.take(pa.array(j))
-    ordered = pc.less(first, second)
+    """Rows of CANDIDATE_SCHEMA for the pairs (i, j) of rows with sample_id and shard."""
+    first, second = (rows.select(["sample_id", "shard"]).take(pa.array(side)) for side in (i, j))
+    ordered = pc.less(first["sample_id"], second["sample_id"])
     columns = [
-        pc.if_else(ordered, first, second),
-        pc.if_else(ordered, second, first),
+        pc.if_else(ordered, first["sample_id"], second["sample_id"]),
+        pc.if_else(ordered, second["sample_id"], first["sample_id"]),
         pa.repeat(method, len(i)),
         pa.array(score.astype(np.float32)),
+        pc.if_else(ordered, first["shard"], second["shard"]),
+        pc.if_else(ordered, second["shard"], first["shard"]),
     ]
     return pa.table(columns, schema=CANDIDATE_SCHEMA)
 

@@ -13,6 +13,7 @@ from dedup.errors import ConfigError
 from dedup.groups import GROUPINGS
 from dedup.neighbors import SearchSettings
 from dedup.policies import parse_policy
+from dedup.verify import VerifySettings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class RunSettings:
 
     describe: DescribeSettings = field(default_factory=DescribeSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)
     decide: DecideSettings = field(default_factory=DecideSettings)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
@@ -51,6 +53,7 @@ class RunSettings:
             return cls(
                 DescribeSettings(**_tuples(content["describe"])),
                 SearchSettings(**_tuples(content["search"])),
+                VerifySettings(**_tuples(content["verify"])),
                 DecideSettings(**_tuples(content["decide"])),
             )
         except (KeyError, TypeError) as error:

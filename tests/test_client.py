@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from dedup.errors import ConfigError
+from pipelines.client import ClusterSettings, Layout, layout
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "workers", "expected"),
+    [
+        (1, (), None, Layout(1, 1)),
+        (2, (), None, Layout(1, 2)),
+        (4, (), None, Layout(1, 4)),
+        (64, (), None, Layout(16, 4)),
+        (6, (), None, Layout(2, 3)),
+        (2, (), 2, Layout(2, 1)),
+        (2, (), 4, Layout(4, 1)),
+        (16, ("0",), None, Layout(1, 16, ("0",))),
+        (96, ("0", "1", "2", "3"), None, Layout(4, 16, ("0", "1", "2", "3"))),
+        (8, ("2", "3"), None, Layout(2, 4, ("2", "3"))),
+        (8, ("2", "3"), 1, Layout(1, 8, ("2",))),
+        (1, ("0", "1"), None, Layout(2, 1, ("0", "1"))),
+    ],
+)
+def test_the_machine_is_used_and_not_oversubscribed(
+    cores: int, gpus: tuple[str, ...], workers: int | None, expected: Layout
+) -> None:
+    assert layout(cores, gpus, workers) == expected
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(ConfigError, match="workers=0"):
+        ClusterSettings(workers=0)
+    with pytest.raises(ConfigError, match="the cluster has its own"):
+        ClusterSettings(scheduler="tcp://127.0.0.1:1", workers=2)
