@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -137,14 +138,14 @@ def default_out(shards: tuple[str, ...]) -> str:
     return f"runs/{readable}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def main() -> None:
-    """Entry point: errors of this project end with their message and exit code 1, Ctrl-C with 130."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Errors of this project end with their message and exit code 1, Ctrl-C with 130."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("distributed", "httpx", "huggingface_hub", "timm"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     quiet()
     try:
-        app.meta()
+        app.meta(sys.argv[1:] if arguments is None else arguments)
     except DedupError as error:
         print(f"dedup: {error}", file=sys.stderr)
         sys.exit(1)

@@ -15,11 +15,10 @@ from pipelines.client import ClusterSettings
 
 def dedup(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of `dedup arguments...`."""
-    monkeypatch.setattr("sys.argv", ["dedup", *arguments])
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     code = 0
     try:
-        cli.main()
+        cli.main(arguments)
     except SystemExit as exit_:
         code = int(exit_.code or 0)
     out, err = capsys.readouterr()
