@@ -67,6 +67,149 @@ class SearchSettings:
     """How many candidates an image names in each search."""
 
     cells: int | None = None
+    """Into how many cells embeddings are clustered; by default by their number, 1 is an exact search."""
+
+    assignments: int = 3
+    """In how many cells each embedding is looked for."""
+
+    recall_queries: int = 1000
+    """For so many images the search is repeated exactly, to measure the recall of the run."""
+
+    seed: int = 0
+    """Of the clustering into cells."""
+
+    def __post_init__(self) -> None:
+        for name, least in {
+            "max_bits": 0,
+            "candidate_bits": 0,
+            "candidates_per_image": 0,
+            "assignments": 1,
+            "recall_queries": 0,
+            "seed": 0,
+        }.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        for name in ("min_cosine", "candidate_cosine"):
+            cosine = getattr(self, name)
+            if cosine is not None and not 0 < cosine <= 1:
+                raise ConfigError(f"{name} is {cosine}, but must be above 0 and at most 1")
+        if self.cells is not None and not 1 <= self.cells <= MAX_CELLS:
+            raise ConfigError(f"cells is {self.cells}, but must be from 1 to {MAX_CELLS}")
+
+    @property
+    def search_bits(self) -> int:
+        """The radius of the hash search, in bits."""
+        return max(self.max_bits, self.candidate_bits)
+
+
+@dataclass(frozen=True)
+class CosinePairs:
+    """Pairs of rows with their cosine similarity, sorted by (i, j): three arrays of one length, int64, int64 and
+    float32. i < j where both are rows of one array."""
+
+    i: Ints
+    j: Ints
+    score: Floats
+
+
+def cosine(x: Halves, i: npt.NDArray[np.integer], j: npt.NDArray[np.integer], other: Halves | None = None) -> Floats:
+    """The score of each pair of rows x[i], x[j] (or x[i], other[j]): cosine similarity, (P,) float32.
+
+    `x` and `other` are (N, D) and (M, D) float16, of about unit length. This is the one kernel by which pairs are
+    judged: the dot product and the squared norms are exact (see the top of this file), then come one multiplication, a
+    square root and a division in float64, which IEEE 754 rounds correctly, and the rounding to float32. So a pair's
+    score is equal to the bit wherever, and with whatever else, it is computed. Rows that are bit-identical score 1,
+    rows of zeros 0. Raises ConfigError for rows longer than 4 or with values that are not finite.
+    """
+    other = x if other is None else other
+    score = np.empty(len(i), dtype=np.float32)
+    for block in _blocks(len(i), max(1, _SCORES_PER_BLOCK // 4 // max(1, x.shape[1]))):
+        a, b = x[i[block]].astype(np.float64), other[j[block]].astype(np.float64)
+        score[block] = _normalised(np.einsum("nd,nd->n", a, b), _squared_norms(a), _squared_norms(b))
+    return score
+
+
+def _blocks(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _squared_norms(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    squared: npt.NDArray[np.float64] = np.einsum("nd,nd->n", x, x)
+    if not bool((squared <= _MAX_NORM**2).all()):
+        raise ConfigError(f"an embedding is longer than {_MAX_NORM:.0f} or not finite; embedders must give unit rows")
+    return squared
+
+
+def _normalised(
+    dot: npt.NDArray[np.float64], squared_a: npt.NDArray[np.float64], squared_b: npt.NDArray[np.float64]
+) -> Floats:
+    length = np.sqrt(squared_a * squared_b)
+    score = np.divide(dot, length, out=np.zeros_like(dot), where=length > 0)
+    return np.asarray(score, dtype=np.float32)
+
+
+def _all_scores(a: Halves, b: Halves) -> Floats:
+    """`cosine` of every row of `a` with every row of `b`: (len(a), len(b)), the same to the bit."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    return _normalised(a64 @ b64.T, _squared_norms(a64)[:, None], _squared_norms(b64)[None, :])
+
+
+def cosine_pairs_in_cell(x: Halves, primary: npt.NDArray[np.bool_], settings: SearchSettings) -> CosinePairs:
+    """The near pairs among the rows of one cell.
+
+    `x` (N, D) float16 are the embeddings assigned to the cell, in the order that breaks ties (sample_id); `primary`
+    (N,) says for which of them this is the nearest of their cells. Returns, each once, i < j:
+
+    - all pairs of at least `min_cosine`, where it is set, with at least one primary row;
+    - of each primary row the best `candidates_per_image` pairs with any row from `candidate_cosine` up to
+      `min_cosine` (up to 1 where that is not set).
+
+    A row is primary in one cell, so each image proposes from there alone, and the same pair from several cells has the
+    same score: dropping repeats is all that is left to do. Memory: the pairs, and a fixed amount. Raises as `cosine`.
+    """
+    queries = np.flatnonzero(primary)
+    complete = math.inf if settings.min_cosine is None else settings.min_cosine
+    found = _search(x[queries], x, queries, settings.candidates_per_image, settings.candidate_cosine, complete)
+    i, j = np.minimum(queries[found.i], found.j), np.maximum(queries[found.i], found.j)
+    _, once = np.unique(i * len(x) + j, return_index=True)
+    return CosinePairs(i[once], j[once], found.score[once])
+
+
+def crowding(pairs: CosinePairs, rows: int) -> Floats:
+    """(rows,) float32: how alike the neighbourhood of each row is, the cosine of its fifth-best pair; 0 for fewer."""
+    ends = np.concatenate([pairs.i, pairs.j])
+    values = np.concatenate([pairs.score, pairs.score])
+    order = np.lexsort((-values, ends))
+    ends, values = ends[order], values[order]
+    fifth = np.arange(len(ends)) - np.searchsorted(ends, ends) == _CROWD - 1
+    result = np.zeros(rows, dtype=np.float32)
+    result[ends[fifth]] = values[fifth]
+    return result
+
+
+def brute_force_pairs(x: Halves, min_cosine: float) -> CosinePairs:
+    """All pairs of rows of `x` (N, D) float16 of at least `min_cosine`, by exact scores alone, without faiss.
+
+    The reference for tests, and for small sets: it takes time in proportion to N².
+    """
+    found = []
+    for block in _blocks(len(x), 1024):
+        score = _all_scores(x[block], x[block.start :])
+        i, j = np.nonzero((score >= min_cosine) & np.triu(np.ones(score.shape, dtype=bool), 1))
+        found.append((i + block.start, j + block.start, score[i, j]))
+    return _joined(found)
+
+
+def exact_neighbors(queries: Halves, x: Halves, min_cosine: float, per_query: int) -> CosinePairs:
+    """The best `per_query` rows of `x` (N, D) float16 for each of `queries` (Q, D), of those of at least `min_cosine`.
+
+    Complete, whatever the cells: it is what the recall of a run is measured by. `i` indexes queries, `j` rows of `x`;
+    where a query is itself among the rows it finds itself, too. Sorted by query, then best first.
+    """
+    return _search(queries, x, None, per_query, min_cosine, math.inf)
+
+
+def n_cells(n: int) -> int:
     """Into how many cells `n` embeddings are clustered: one (exact search) while that is cheap, then one per 4,000
     rows, up to `MAX_CELLS`.
 
