@@ -1,14 +1,17 @@
 """Decide of each candidate pair whether it is accepted, and write pairs/*.parquet.
 
     candidates ──by b's shard──▶ with b's descriptor ──by block of a's──▶ with a's, verified ──▶ pairs
+        ▲                                                                                        │
+        └────────────────────── pairs that accepted ones suggest, once ◀─────────────────────────┘
 
-Both arrows are shuffles: a task reads the descriptors of one shard once, and a block's images from their shards.
+Both shuffles let a task read the descriptors of one shard once, and a block's images from their shards.
 """
 
 from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
+from dedup.closure import second_neighbors
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.run_folder import RunFolder
@@ -28,6 +32,9 @@ from pipelines.searching import CANDIDATE_SCHEMA, CROWDING, CROWDING_SCHEMA
 from pipelines.shuffle import partitions_for, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
+_JUDGED = f"{_WORK}/judged"
+_SUGGESTED = "candidates/suggested.parquet"
+_SUGGESTIONS_PER_IMAGE = 16
 _BLOCKS_PER_SHARD = 16
 _PAIR_BYTES = 32_000  # a pair's share of a partition: some 2,000 pairs, a minute of work
 
@@ -103,12 +110,18 @@ def judge(run: Run, client: Client) -> None:
     exact = [name for name in candidates if name.startswith("candidates/exact-")]
     near = [name for name in candidates if name not in exact]
     accepted = sum(client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False)))
-    if near:
-        found = run.document["steps"]["search"]["candidates"]
-        count = found["hash"] + found.get("embedding", 0)
-        accepted += (_verify_all if settings.verify.verify else _judge_all)(parts, client, near, count)
+    found = run.document["steps"]["search"]["candidates"]
+    count = found["hash"] + found.get("embedding", 0)
+    suggested = 0
+    if near and settings.verify.verify:
+        accepted += _verify_all(parts, client, near, count)
+        suggested = _suggest(parts)
+        if suggested:
+            accepted += _verify_all(parts, client, [_SUGGESTED], suggested, "suggested-")
+    elif near:
+        accepted += _judge_all(parts, client, near, count)
     run.folder.remove(_WORK)
-    run.finish("verify", accepted=accepted)
+    run.finish("verify", accepted=accepted, suggested=suggested)
 
 
 def _accept_exact(parts: _Parts, name: str) -> int:
@@ -144,17 +157,18 @@ def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
 # ---------------------------------------------------------------- by verification
 
 
-def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int) -> int:
+def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int, prefix: str = "") -> int:
     crowding = parts.folder.names(CROWDING)
-    if crowding:
+    if crowding and not prefix:
         use = functools.partial(_write_crowding, parts)
         source, partitions = parts.folder.read_table, partitions_for(count, 100)
         shuffle(client, "verify: neighbourhoods", source, crowding, CROWDING_SCHEMA, "shard", partitions, use)
-    use, partitions = functools.partial(_join_b, parts), partitions_for(count, 4_000)
-    shuffle(client, "verify: join", parts.folder.read_table, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
-    joined = parts.folder.names(f"{_WORK}/joined")
-    use, partitions = functools.partial(_verify, parts), partitions_for(count, _PAIR_BYTES)
-    return shuffle(client, "verify", parts.folder.read_table, joined, _JOINED_SCHEMA, "block", partitions, use)
+    read = parts.folder.read_table
+    use, partitions = functools.partial(_join_b, parts, f"{_WORK}/{prefix}joined"), partitions_for(count, 4_000)
+    shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
+    joined = parts.folder.names(f"{_WORK}/{prefix}joined")
+    use, partitions = functools.partial(_verify, parts, prefix), partitions_for(count, _PAIR_BYTES)
+    return shuffle(client, "verify", read, joined, _JOINED_SCHEMA, "block", partitions, use)
 
 
 def _crowding_name(shard: int) -> str:
@@ -167,7 +181,7 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     return len(rows)
 
 
-def _join_b(parts: _Parts, rows: pa.Table, partition: int) -> int:
+def _join_b(parts: _Parts, folder: str, rows: pa.Table, partition: int) -> int:
     if not len(rows):
         return 0
     joined = []
@@ -181,11 +195,11 @@ def _join_b(parts: _Parts, rows: pa.Table, partition: int) -> int:
         columns |= {name: pairs[name] for name in CANDIDATE_SCHEMA.names}
         columns |= {f"b_{name}": samples[name] for name in samples.column_names}
         joined.append(pa.table([columns[name] for name in _JOINED_SCHEMA.names], schema=_JOINED_SCHEMA))
-    parts.folder.write_table(f"{_WORK}/joined/{partition:05d}.parquet", pa.concat_tables(joined))
+    parts.folder.write_table(f"{folder}/{partition:05d}.parquet", pa.concat_tables(joined))
     return len(rows)
 
 
-def _verify(parts: _Parts, rows: pa.Table, partition: int) -> int:
+def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if not len(rows):
         return 0
     first, cosine, _ = _merged(rows)
@@ -201,8 +215,10 @@ def _verify(parts: _Parts, rows: pa.Table, partition: int) -> int:
     accepted = by_cosine | (verdicts.probability >= parts.verify.min_probability)
     method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
     score = np.where(by_cosine, cosine, verdicts.probability)
-    name = f"pairs/{partition:05d}.parquet"
-    return _write(parts, name, pairs, method, score, accepted, verdicts.probability)
+    name = f"{prefix}{partition:05d}.parquet"
+    shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
+    parts.folder.write_table(f"{_JUDGED}/{name}", shards.append_column("score", pa.array(verdicts.probability)))
+    return _write(parts, f"pairs/{name}", pairs, method, score, accepted, verdicts.probability)
 
 
 def _block_samples(parts: _Parts, pairs: pa.Table) -> pa.Table:
@@ -228,6 +244,55 @@ class _ImageReader:
 
     def __call__(self, sample_id: str) -> bytes:
         return read_range(*self._where[sample_id])
+
+
+def _suggest(parts: _Parts) -> int:
+    """Write the pairs that two accepted ones suggest, as candidates; gives their number.
+
+    Holds the accepted pairs, as the decision does, and of the rejected ones those between the same samples.
+    """
+    judged = parts.folder.names(_JUDGED)
+    accepted = pa.concat_tables([table.filter(table["accepted"]) for table in _read_all(parts.folder, judged)])
+    ends = [
+        accepted.select(list(names)).rename_columns(["sample_id", "shard"])
+        for names in (("a", "shard_a"), ("b", "shard_b"))
+    ]
+    samples = pa.concat_tables(ends).group_by("sample_id").aggregate([("shard", "min")]).sort_by("sample_id")
+    ids = samples["sample_id"].combine_chunks()
+    known = []
+    for table in _read_all(parts.folder, judged):
+        table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
+        known.append(table.select(["a", "b"]))
+    number = functools.partial(_numbers, ids)
+    everything = pa.concat_tables(known)
+    i, j = second_neighbors(
+        len(ids),
+        number(accepted["a"]),
+        number(accepted["b"]),
+        accepted["score"].to_numpy(),
+        (number(everything["a"]), number(everything["b"])),
+        _SUGGESTIONS_PER_IMAGE,
+    )
+    shards = samples["shard_min"].combine_chunks()
+    columns = [
+        ids.take(i),
+        ids.take(j),
+        pa.repeat("suggested", len(i)),
+        np.zeros(len(i), np.float32),
+        shards.take(i),
+        shards.take(j),
+    ]
+    if len(i):
+        parts.folder.write_table(_SUGGESTED, pa.table(columns, schema=CANDIDATE_SCHEMA))
+    return len(i)
+
+
+def _read_all(folder: RunFolder, names: list[str]) -> Iterator[pa.Table]:
+    return (folder.read_table(name) for name in names)
+
+
+def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.index_in(values, value_set=ids).to_numpy(), np.int64)
 
 
 # ---------------------------------------------------------------- tables
