@@ -37,8 +37,11 @@ from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards, write_shard
 from pipelines import comparison, peers
 
+logger = logging.getLogger(__name__)
+
 app = App(name="python -m pipelines.benchmark", help="The figures that the README gives.")
 
+WITHOUT_EMBEDDER = ("--describe.embedder", "none")
 CPU_STEPS = ("reading", "decoding", "hashing", "embedding")
 
 
@@ -149,18 +152,20 @@ def describe(
     print(f"{images:,} JPEG pictures of {size / 1000:.0f} kB, {os.cpu_count()} cores, {rounds} rounds")
     seconds: dict[str, list[float]] = {}
     documents: dict[str, Mapping[str, Any]] = {}
-    for _ in range(rounds):
-        for name, arguments in {"default": (), "embedder none": ("--embedder", "none")}.items():
+    for number in range(rounds):
+        for name, arguments in {"default": (), "embedder none": WITHOUT_EMBEDDER}.items():
             with tempfile.TemporaryDirectory() as folder:
                 measured = dedup_run(shards, Path(folder, "run"), *arguments)
             seconds.setdefault(f"{name}: describe", []).append(measured.describe_seconds)
             seconds.setdefault(f"{name}: whole run", []).append(measured.seconds)
             documents[name] = measured.document
+            logger.info("round %d, %s: described in %.1f s", number + 1, name, measured.describe_seconds)
         if peer:
             extract = peers.run("fastdup", files, extract_only=True)
             whole = peers.run("fastdup", files)
             if whole.read != images:
                 raise ConfigError(f"fastdup read {whole.read} of {images} pictures")
+            logger.info("round %d, fastdup: described in %.1f s", number + 1, extract.seconds)
             seconds.setdefault("fastdup: describe", []).append(extract.seconds)
             seconds.setdefault("fastdup: whole run", []).append(whole.total_seconds)
     rate = {name: images / statistics.median(values) for name, values in seconds.items()}

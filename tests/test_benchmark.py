@@ -246,3 +246,16 @@ def test_time_by_step_is_per_image() -> None:
         "CPU ms per image: reading 0.20, decoding 2.00, hashing 1.00, embedding 8.00; "
         "wall: describe 6.0 s, search 0.5 s"
     )
+
+
+class TestDedupRun:
+    def test_it_is_the_command_line_as_users_have_it(self, photos: Path, tmp_path: Path) -> None:
+        measured = benchmark.dedup_run(str(photos), tmp_path / "run", *benchmark.WITHOUT_EMBEDDER, "--workers", "1")
+        assert measured.document["counts"]["input"] == 12
+        assert measured.document["embedder"]["name"] == "none"
+        assert 0 < measured.describe_seconds < measured.seconds
+        assert "decoding" in benchmark.by_step(measured.document, 12)
+
+    def test_its_error_is_handed_on(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"dedup run failed: .*nothing\.tar"):
+            benchmark.dedup_run(str(tmp_path / "nothing.tar"), tmp_path / "run")
