@@ -144,6 +144,30 @@ def hamming_pairs_in_bands(
     return _sorted(found)
 
 
+def thin_equal(
+    band_no: npt.NDArray[np.integer], codes: Codes, searched: int, linked: int
+) -> tuple[npt.NDArray[np.bool_], Ints, Ints]:
+    """What keeps a million equal codes (placeholders, say) from giving half a million million pairs.
+
+    Rows as in `hamming_pairs_in_bands`. Of the rows of one band with equal codes the first `searched` are to be
+    searched (the mask, (R,) bool); each further one is linked to the first `linked` of them instead: pairs (i, j) of
+    distance 0, i < j, given in band 0 alone, so that no two calls repeat one.
+    """
+    band = np.asarray(band_no)
+    columns = _words(codes).T
+    order = np.lexsort((np.arange(len(codes)), *columns, band))
+    new = np.ones(len(order), bool)
+    new[1:] = (band[order[1:]] != band[order[:-1]]) | (columns[:, order[1:]] != columns[:, order[:-1]]).any(axis=0)
+    first = np.flatnonzero(new)[np.cumsum(new) - 1]  # of the run of equal ones that each place belongs to
+    place = np.arange(len(order)) - first
+    keep = np.ones(len(codes), bool)
+    keep[order[place >= searched]] = False
+    rest = np.flatnonzero((place >= searched) & (band[order] == 0))
+    count = np.full(len(rest), min(linked, searched), np.int64)
+    i, j = order[_ranges(first[rest], count)], order[np.repeat(rest, count)]
+    return keep, i, j
+
+
 def limit_candidates(pairs: HammingPairs, max_bits: int, per_row: int) -> HammingPairs:
     """All pairs within `max_bits`, and of those beyond it the ones that are among the nearest `per_row` beyond it of
     either row (equally near ones by row number).

@@ -36,7 +36,7 @@ _JUDGED = f"{_WORK}/judged"
 _SUGGESTED = "candidates/suggested.parquet"
 _SUGGESTIONS_PER_IMAGE = 16
 _BLOCKS_PER_SHARD = 16
-_PAIR_BYTES = 32_000  # a pair's share of a partition: some 2,000 pairs, a minute of work
+_PAIR_BYTES = 250_000  # a pair's share of a partition: some 250 pairs make one, a few seconds of work
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(

@@ -59,6 +59,9 @@ _CELL_ROW = pa.schema(
     }
 )
 _SAMPLE_ROWS_PER_CELL = 64
+# Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
+_EQUAL_HASHES_SEARCHED = 256
+_EQUAL_HASHES_LINKED = 16
 _WORK = "work"  # what only this step needs, removed at its end
 
 
@@ -202,10 +205,14 @@ def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) ->
     rows = rows.take(pc.sort_indices(rows["sample_id"]))
     codes = _matrix(rows["code"], parts.hash_bits // 8)
     value = rows["value"].to_numpy().view(np.uint64)
-    found = hamming.hamming_pairs_in_bands(rows["band"].to_numpy(), value, codes, settings.search_bits, agreeing)
+    band = rows["band"].to_numpy()
+    searched, i, j = hamming.thin_equal(band, codes, _EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
+    places = np.flatnonzero(searched)
+    found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], settings.search_bits, agreeing)
     found = hamming.limit_candidates(found, settings.max_bits, settings.candidates_per_image)
-    score = 1 - found.distance / parts.hash_bits
-    return parts.write("hash", partition, _pairs(rows, found.i, found.j, "hash", score))
+    score = np.concatenate([1 - found.distance / parts.hash_bits, np.ones(len(i))])
+    i, j = np.concatenate([places[found.i], i]), np.concatenate([places[found.j], j])
+    return parts.write("hash", partition, _pairs(rows, i, j, "hash", score))
 
 
 # ---------------------------------------------------------------- by embedding

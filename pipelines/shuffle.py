@@ -20,7 +20,6 @@ from distributed import Client, as_completed
 from pipelines.progress import Progress
 
 _PARTITION_BYTES = 64 << 20
-_MIN_PARTITIONS = 8
 _MAX_PARTITIONS = 1 << 14
 
 Source = Callable[[Any], pa.Table]
@@ -29,7 +28,7 @@ Use = Callable[[pa.Table, int], int]
 
 def partitions_for(rows: int, row_bytes: int) -> int:
     """How many partitions hold about 64 MiB each."""
-    return min(_MAX_PARTITIONS, max(_MIN_PARTITIONS, -(-rows * row_bytes // _PARTITION_BYTES)))
+    return min(_MAX_PARTITIONS, max(1, -(-rows * row_bytes // _PARTITION_BYTES)))
 
 
 def shuffle(
@@ -46,8 +45,13 @@ def shuffle(
 
     `source` returns tables of `schema` (integers, floats, strings and variable-size binary). `use` gets the rows of one
     partition, sorted by all integer and string columns, and the partition's number; it returns how many things it
-    found. Returns their sum.
+    found. Returns their sum. A single partition needs no shuffle: one task does it all.
     """
+    if partitions == 1:
+        with Progress(label, 1, "pairs") as progress:
+            found = int(client.submit(_in_one_task, source, list(items), schema, use, pure=False).result())
+            progress.advance(1, found)
+        return found
     frames = dd.from_map(_SourceFrame(source, schema), list(items), meta=_frame(schema.empty_table()))
     together = frames.shuffle(by, npartitions=partitions, shuffle_method="p2p")
     numbers = dd.from_map(_partition_number, range(partitions), meta=pd.DataFrame({"number": [0]}).iloc[:0])
@@ -87,12 +91,18 @@ class _UseFrame:
 
     def __call__(self, rows: pd.DataFrame, number: pd.DataFrame) -> pd.DataFrame:
         table = pa.Table.from_pandas(rows, schema=self._schema, preserve_index=False)
-        keys = [
-            (field.name, "ascending")
-            for field in self._schema
-            if pa.types.is_integer(field.type) or pa.types.is_string(field.type)
-        ]
-        return pd.DataFrame({"found": [self._use(table.sort_by(keys).combine_chunks(), int(number["number"].iloc[0]))]})
+        return pd.DataFrame({"found": [self._use(_sorted(table), int(number["number"].iloc[0]))]})
+
+
+def _in_one_task(source: Source, items: Sequence[Any], schema: pa.Schema, use: Use) -> int:
+    tables = [schema.empty_table(), *(source(item).cast(schema) for item in items)]
+    return use(_sorted(pa.concat_tables(tables)), 0)
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    kinds = (pa.types.is_integer, pa.types.is_string)
+    keys = [(field.name, "ascending") for field in table.schema if any(is_kind(field.type) for is_kind in kinds)]
+    return table.sort_by(keys).combine_chunks()
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

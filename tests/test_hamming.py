@@ -18,6 +18,7 @@ from dedup.hamming import (
     hamming_pairs,
     hamming_pairs_in_bands,
     limit_candidates,
+    thin_equal,
 )
 
 Codes = npt.NDArray[np.uint8]
@@ -151,3 +152,30 @@ def test_limit_of_none_proposes_nothing() -> None:
     pairs = hamming_pairs(codes_near_each_other(100, 8, seed=0, spread=4), 4)
     limited = limit_candidates(pairs, max_bits=2, per_row=0)
     assert listed(limited) == [pair for pair in listed(pairs) if pair[2] <= 2]
+
+
+def test_equal_codes_are_searched_up_to_a_limit_and_linked_beyond() -> None:
+    rng = np.random.default_rng(0)
+    common, rare = rng.integers(0, 256, (2, 8), np.uint8)
+    codes = np.concatenate([np.tile(common, (10, 1)), rare[None], rng.integers(0, 256, (20, 8), np.uint8)])
+    order = rng.permutation(len(codes))
+    codes = codes[order]
+    equal = np.flatnonzero((codes == common).all(axis=1))
+    for band, links in ((0, 7 * 2), (1, 0)):
+        keep, i, j = thin_equal(np.full(len(codes), band), codes, searched=3, linked=2)
+        assert np.flatnonzero(~keep).tolist() == equal[3:].tolist()
+        assert len(i) == links
+        if links:
+            assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == sorted(
+                (a, b) for a in equal[:2] for b in equal[3:]
+            )
+    keep, i, _ = thin_equal(np.repeat([0, 1], [16, 15]), codes, searched=10, linked=2)
+    assert keep.all()
+    assert len(i) == 0
+
+
+def test_a_million_equal_codes_stay_linear() -> None:
+    codes = np.zeros((1_000_000, 8), np.uint8)
+    keep, i, j = thin_equal(np.zeros(len(codes), np.int32), codes, searched=256, linked=16)
+    assert keep.sum() == 256
+    assert len(i) == len(j) == (len(codes) - 256) * 16

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.manifest import read_manifest
 from dedup.neighbors import SearchSettings
-from pipelines import deciding, describing, searching
+from dedup.verify import VerifySettings
+from pipelines import deciding, describing, searching, shuffle
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.run_state import Run
@@ -63,13 +65,13 @@ def test_every_sample_has_one_row_with_its_decision(shards: Path, out: Path, clu
         "00002/c1": "removed",
     }
     # Three identical files: the first stands for all, and for the recompressed one.
-    for copy, method in {"00001/b0": "exact", "00002/c1": "exact", "00001/b1": "hash"}.items():
+    for copy, method in {"00001/b0": "exact", "00002/c1": "exact", "00001/b1": "verified"}.items():
         assert found[copy]["keeper"] == "00000/a0"
         assert found[copy]["method"] == method
         assert found[copy]["cluster"] == found["00000/a0"]["cluster"]
         assert found[copy]["cluster_size"] == found[copy]["component_size"] == 4
     assert found["00001/b0"]["score"] == 1
-    assert 1 - 2 / 64 <= found["00001/b1"]["score"] <= 1
+    assert 0.5 <= found["00001/b1"]["score"] <= 1
     # The larger picture is kept, by default.
     assert found["00000/a1"]["keeper"] == "00002/c0"
     assert (found["00002/c0"]["width"], found["00002/c0"]["height"]) == (320, 240)
@@ -98,7 +100,7 @@ def test_run_json_accounts_for_every_shard(shards: Path, out: Path, cluster: Clu
         assert part.num_rows == entry["samples"]
         assert set(part["shard"].to_pylist()) == {entry["url"]}
     assert document["counts"] == {
-        "input": 16, "kept": 10, "removed": 4, "failed": 2, "removed:exact": 2, "removed:hash": 2,
+        "input": 16, "kept": 10, "removed": 4, "failed": 2, "removed:exact": 2, "removed:verified": 2,
     }  # fmt: skip
     assert document["versions"]["torch"]
 
@@ -117,10 +119,50 @@ def test_pairs_name_identical_files_only_at_their_representative(
     assert {(row["a"], row["b"], row["method"]) for row in pairs if row["accepted"]} == {
         ("00000/a0", "00001/b0", "exact"),
         ("00000/a0", "00002/c1", "exact"),
-        ("00000/a0", "00001/b1", "hash"),
-        ("00000/a1", "00002/c0", "hash"),
+        ("00000/a0", "00001/b1", "verified"),
+        ("00000/a1", "00002/c0", "verified"),
     }
     assert all(row["a"] < row["b"] for row in pairs)
+    assert all((row["probability"] is None) == (row["method"] == "exact") for row in pairs)
+    assert len({(row["a"], row["b"]) for row in pairs}) == len(pairs)
+
+
+def test_without_verification_hashes_decide(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    settings = replace(SETTINGS, verify=VerifySettings(verify=False), search=SearchSettings(candidate_bits=40))
+    deduplicate([str(shards)], str(out), settings, cluster)
+    pairs = [row for path in (out / "pairs").iterdir() for row in pq.read_table(path).to_pylist()]
+    hashed = [row for row in pairs if row["method"] == "hash"]
+    assert {row["accepted"] for row in hashed} == {True, False}
+    assert all(row["accepted"] == (round((1 - row["score"]) * 64) <= 2) for row in hashed)
+    found = rows(out)["00001/b1"]
+    assert (found["keeper"], found["method"]) == ("00000/a0", "hash")
+    assert 1 - 2 / 64 <= found["score"] <= 1
+
+
+@pytest.mark.parametrize("strictness", ["exact", "copies"])
+def test_strictness_exact_accepts_identical_files_only(
+    strictness: str, shards: Path, out: Path, cluster: ClusterSettings
+) -> None:
+    settings = replace(SETTINGS, verify=VerifySettings(strictness=strictness))
+    run = deduplicate([str(shards)], str(out), settings, cluster)
+    assert run.document["counts"]["removed"] == {"exact": 2, "copies": 4}[strictness]
+
+
+def test_many_partitions_give_what_one_task_gives(
+    shards: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = SearchSettings(min_cosine=0.9, cells=3, assignments=2)
+    settings = RunSettings(describe=EMBEDDED.describe, search=search)
+    deduplicate([str(shards)], str(tmp_path / "one"), settings, cluster)
+    monkeypatch.setattr(shuffle, "_PARTITION_BYTES", 500)
+    run = deduplicate([str(shards)], str(tmp_path / "many"), settings, cluster)
+    assert len(run.folder.names("pairs")) > 3
+    assert files(tmp_path / "many", "manifest") == files(tmp_path / "one", "manifest")
+    accepted = []
+    for name in ("one", "many"):
+        pairs = [row for path in (tmp_path / name / "pairs").iterdir() for row in pq.read_table(path).to_pylist()]
+        accepted.append(sorted((row["a"], row["b"], row["method"], row["score"]) for row in pairs))
+    assert accepted[0] == accepted[1]
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, EMBEDDED], ids=["hashes", "embedded"])
@@ -154,7 +196,7 @@ def test_min_cosine_accepts_by_embedding_and_recall_is_measured(
 
 
 def test_without_min_cosine_embeddings_only_propose(shards: Path, out: Path, cluster: ClusterSettings) -> None:
-    settings = RunSettings(describe=EMBEDDED.describe, search=SearchSettings(candidate_cosine=0.5))
+    settings = RunSettings(EMBEDDED.describe, SearchSettings(candidate_cosine=0.5), VerifySettings(verify=False))
     deduplicate([str(shards)], str(out), settings, cluster)
     pairs = [row for path in (out / "pairs").iterdir() for row in pq.read_table(path).to_pylist()]
     proposed = [row for row in pairs if row["method"] == "embedding"]
@@ -311,7 +353,7 @@ def test_decide_redoes_only_the_decision(shards: Path, out: Path, cluster: Clust
     assert found["00001/b1"]["status"] == "kept"
     # The class of identical files goes as a whole, by the one edge it has.
     for copy in ("00000/a0", "00001/b0", "00002/c1"):
-        assert (found[copy]["keeper"], found[copy]["method"]) == ("00001/b1", "hash")
+        assert (found[copy]["keeper"], found[copy]["method"]) == ("00001/b1", "verified")
     assert files(out, "pairs", "descriptors") == before
     # From now on the folder is one of this policy.
     settings = RunSettings(describe=SETTINGS.describe, decide=DecideSettings(keep="longest_caption"))
