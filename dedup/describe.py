@@ -43,10 +43,10 @@ class DescribeSettings:
     """What is computed of each picture. Raises ConfigError for values that no hash can have."""
 
     embedder: str = "auto"
-    """auto, efficientnet_lite0, clip, clip:<architecture>/<tag or checkpoint>, sscd:<file>, timm:<model> or none."""
+    """auto, efficientnet_lite0, clip, clip:ARCHITECTURE/TAG, clip:ARCHITECTURE/FILE, sscd:FILE, timm:MODEL or none."""
 
     hashes: tuple[str, ...] = ("phash", "dhash", "ahash")
-    """Perceptual hashes to store, names in hashes.HASHES; phash is the one that is searched."""
+    """Perceptual hashes to store: phash, dhash, ahash, phash_simple, dhash_vertical, whash."""
 
     hash_size: int = 8
     """Side of the hashes: 8 gives 64 bits."""
@@ -58,8 +58,6 @@ class DescribeSettings:
         unknown = [name for name in self.hashes if name not in HASHES]
         if unknown or not self.hashes:
             raise ConfigError(f"hashes: {', '.join(unknown) or 'none given'}; known: {', '.join(HASHES)}")
-        if "phash" not in self.hashes:
-            raise ConfigError("hashes: phash is what the search uses; add it")
         for name in self.hashes:
             HASHES[name].grey_size(self.hash_size)  # raises for a size that the hash does not have
         if self.max_pixels < 1:

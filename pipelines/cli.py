@@ -23,14 +23,13 @@ from pipelines import sample, summary
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.run_state import Run
-from pipelines.settings import DecideSettings, RunSettings
+from pipelines.settings import FLAT, DecideSettings, RunSettings
 from pipelines.shuffle import quiet
 
 logger = logging.getLogger("dedup")
 
 RUN_DEFAULTS = RunSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
-Flat = Parameter(name="*")  # a dataclass's fields as options of their own
 
 app = App(name="dedup", version=__version__, help="Finds near-duplicate images in webdataset shards.")
 
@@ -42,8 +41,8 @@ def run(
     out: str | None = None,
     root: str | None = None,
     skip_bad_shards: Annotated[bool, Parameter(negative=())] = False,
-    settings: Annotated[RunSettings, Flat] = RUN_DEFAULTS,
-    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+    settings: Annotated[RunSettings, FLAT] = RUN_DEFAULTS,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
 ) -> None:
     """Clean webdataset shards: write a manifest that says of every sample whether to keep it, and why.
 
@@ -72,7 +71,7 @@ def decide(
     *,
     grouping: str | None = None,
     keep: str | None = None,
-    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
 ) -> None:
     """Redo only the decision of a finished run, with another keep policy or grouping.
 
@@ -94,7 +93,7 @@ def decide(
 def clean_sample(
     *,
     out: str = "runs/sample",
-    cluster: Annotated[ClusterSettings, Flat] = CLUSTER_DEFAULTS,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
 ) -> None:
     """Clean a small set of real photographs with planted copies, and tell how many of them were found.
 

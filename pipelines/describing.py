@@ -7,14 +7,14 @@ import logging
 import resource
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client, KilledWorker, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, as_completed, get_worker, wait
 
 from dedup import describe
 from dedup.embedders import Embedder, resolve
@@ -55,8 +55,7 @@ def describe_shards(run: Run, client: Client) -> None:
         client.subscribe_topic(_TOPIC, watch.event)
         futures = client.map(task, list(by_key.values()), key=list(by_key), pure=False, retries=0)
         try:
-            for future in as_completed(futures):
-                shard = by_key[future.key]
+            for shard, future in _each_ended(client, task, futures, by_key):
                 error = future.exception()
                 if error is None:
                     facts[shard.shard_id] = future.result()
@@ -79,6 +78,23 @@ def describe_shards(run: Run, client: Client) -> None:
     seconds = {step: sum(entry["seconds"][step] for entry in entries) for step in describe.DescribeStats().seconds}
     fresh = sum(entry["samples"] for entry in entries if not entry.pop("resumed"))
     run.finish("describe", described=fresh, cpu_seconds=seconds)
+
+
+def _each_ended(
+    client: Client, task: Callable[[Shard], dict[str, Any]], futures: list[Future], by_key: dict[str, Shard]
+) -> Iterator[tuple[Shard, Future]]:
+    """Each shard with its task, as they end. Where workers died, all tasks that ran there are suspects: those are run
+    again at the end, one at a time, so that only a shard that does kill its workers fails by it."""
+    suspects = []
+    for future in as_completed(futures):
+        if isinstance(future.exception(), KilledWorker):
+            suspects.append(by_key[future.key])
+        else:
+            yield by_key[future.key], future
+    for shard in suspects:
+        alone = client.submit(task, shard, key=f"describe-alone-{shard.shard_id}", pure=False)
+        wait([alone])
+        yield shard, alone
 
 
 def descriptors_name(shard_id: str) -> str:

@@ -70,7 +70,8 @@ class Run:
         document["versions"] = _versions()
         document["patterns"] = list(patterns)
         document["settings"] = settings.to_json()
-        run.save()
+        if not document["steps"]:
+            run.save()  # a folder that holds results stays as it is until the embedder, too, is known to be theirs
         return run
 
     @classmethod

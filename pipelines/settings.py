@@ -6,7 +6,9 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError
@@ -14,6 +16,8 @@ from dedup.groups import GROUPINGS
 from dedup.neighbors import SearchSettings
 from dedup.policies import parse_policy
 from dedup.verify import VerifySettings
+
+FLAT = Parameter(name="*")  # on the command line, a dataclass's fields are options of their own
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class DecideSettings:
     """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
 
     keep: str = "largest"
-    """Who stays of a group: largest, smallest_file, longest_caption, first, highest:<json field>, lowest:<json field>,
-    or several with commas between, later ones breaking ties."""
+    """Who stays of a group: largest, smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD (of the
+    sample's json), or several with commas between, later ones breaking ties."""
 
     def __post_init__(self) -> None:
         if self.grouping not in GROUPINGS:
@@ -37,10 +41,14 @@ class DecideSettings:
 class RunSettings:
     """What determines the manifest, step by step."""
 
-    describe: DescribeSettings = field(default_factory=DescribeSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
-    verify: VerifySettings = field(default_factory=VerifySettings)
-    decide: DecideSettings = field(default_factory=DecideSettings)
+    describe: Annotated[DescribeSettings, FLAT] = field(default_factory=DescribeSettings)
+    search: Annotated[SearchSettings, FLAT] = field(default_factory=SearchSettings)
+    verify: Annotated[VerifySettings, FLAT] = field(default_factory=VerifySettings)
+    decide: Annotated[DecideSettings, FLAT] = field(default_factory=DecideSettings)
+
+    def __post_init__(self) -> None:
+        if self.search.hash not in self.describe.hashes:
+            raise ConfigError(f"hash={self.search.hash} is searched but not stored; add it to hashes")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """As plain JSON values, a dictionary per step."""

@@ -75,6 +75,8 @@ def test_a_toml_file_holds_any_option_and_the_command_line_wins(
         (["run", "x.tar", "--grouping", "ring"], "grouping=ring"),
         (["run", "x.tar", "--min-cosine", "2"], "min_cosine"),
         (["run", "x.tar", "--workers", "0"], "workers=0"),
+        (["run", "x.tar", "--hashes", "dhash"], "hash=phash is searched but not stored"),
+        (["run", "x.tar", "--strictness", "lax"], "strictness 'lax'"),
         (["run", "x.tar", "--mincosine", "0.9"], "Unknown option"),
         (["run", "x.tar", "--config", "nowhere.toml"], r"nowhere\.toml"),
         (["decide", "nowhere"], "no run folder"),

@@ -197,7 +197,6 @@ def test_other_hash_sizes_and_hashes(tmp_path: Path) -> None:
     [
         ({"hashes": ("phash", "nohash")}, "nohash"),
         ({"hashes": ()}, "none given"),
-        ({"hashes": ("dhash",)}, "phash is what the search uses"),
         ({"hash_size": 7}, "7"),
         ({"max_pixels": 0}, "max_pixels=0"),
     ],

@@ -377,16 +377,23 @@ def test_a_broken_shard_is_named_or_skipped(kind: str, shards: Path, out: Path, 
     assert run.document["counts"]["input"] == 16
 
 
-def test_a_shard_that_kills_its_workers_is_named(shards: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_kills_its_workers_is_named_and_no_other(
+    shards: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(describing, "_describe_shard", _die_on_the_second)
     with pytest.raises(ShardError, match=r"00001\.tar: 3 workers died"):
         deduplicate([str(shards)], str(out), SETTINGS, ClusterSettings(workers=1))
+    assert {path.name for path in (out / "descriptors").glob("*.parquet")} <= {"00000.parquet", "00002.parquet"}
 
 
-def _die_on_the_second(shard: Any, **_: Any) -> dict[str, Any]:
+_describe_shard = describing._describe_shard
+
+
+def _die_on_the_second(shard: Any, **settings: Any) -> dict[str, Any]:
     if shard.shard_id == "00001":
+        time.sleep(0.3)  # so that another shard runs beside it
         os._exit(1)
-    return {}
+    return _describe_shard(shard, **settings)
 
 
 def test_a_worker_that_dies_once_costs_nothing(
