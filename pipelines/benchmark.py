@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 app = App(name="python -m pipelines.benchmark", help="The figures that the README gives.")
 
-WITHOUT_EMBEDDER = ("--describe.embedder", "none")
+WITHOUT_EMBEDDER = ("--embedder", "none")
 CPU_STEPS = ("reading", "decoding", "hashing", "embedding")
 
 
@@ -115,13 +115,13 @@ class Measured:
 
 
 def dedup_run(shards: str, out: Path, *arguments: str) -> Measured:
-    """Run the command line as a user does. Raises ConfigError with its last line where it fails."""
+    """Run the command line as a user does. Raises ConfigError with what it said last where it fails."""
     command = [sys.executable, "-m", "pipelines.cli", "run", shards, "--out", str(out), *arguments]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
-        raise ConfigError(f"dedup run failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+        raise ConfigError(f"dedup run failed: {done.stderr.strip()[-500:]}")
     return Measured(seconds, json.loads((out / RUN_FILE).read_text()))
 
 

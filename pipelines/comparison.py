@@ -181,7 +181,7 @@ def _run(planting: Planting) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "run", str(planting.shards), "--out", str(planting.run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(f"dedup run failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+        raise ConfigError(f"dedup run failed: {done.stderr.strip()[-500:]}")
 
 
 def _near(bits: npt.NDArray[np.float32], max_bits: int) -> tuple[list[int], list[int]]:

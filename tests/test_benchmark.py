@@ -257,5 +257,5 @@ class TestDedupRun:
         assert "decoding" in benchmark.by_step(measured.document, 12)
 
     def test_its_error_is_handed_on(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"dedup run failed: .*nothing\.tar"):
+        with pytest.raises(ConfigError, match=r"(?s)dedup run failed: .*nothing\.tar"):
             benchmark.dedup_run(str(tmp_path / "nothing.tar"), tmp_path / "run")
