@@ -125,8 +125,9 @@ def with_config(
     config
         A TOML file with any of the options (min_cosine = 0.9); options on the command line win.
     """
-    if config is not None:
-        app.config = (Toml(config, must_exist=True, search_parents=False, use_commands_as_keys=False),)
+    if config is not None and not Path(config).is_file():
+        raise ConfigError(f"{config}: no such file; --config takes a TOML file")
+    app.config = () if config is None else (Toml(config, search_parents=False, use_commands_as_keys=False),)
     app(tokens)
 
 

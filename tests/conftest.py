@@ -19,7 +19,7 @@ def cluster() -> Iterator[ClusterSettings]:
     """Two worker processes, for all tests of a session; runs reach it by its address."""
     quiet()
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
     ) as running:
         yield ClusterSettings(scheduler=running.scheduler_address)
 
