@@ -37,6 +37,7 @@ _RATIO = 0.8  # Lowe's: best against second-best distance
 _ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
 _BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
 _TILE_AGREES = 0.6  # correlation
+_MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
 
 
@@ -233,6 +234,9 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence
     top, left = rows[0], columns[0]
     inside = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
     overlap, mask = int(mask.sum()), mask[inside]
+    shares = sorted((min(1.0, overlap / b.grey.size), min(1.0, overlap / (a.grey.size * scale**2))))
+    if shares[1] < _MIN_COVERED:
+        return NO_EVIDENCE
     source = a.grey.astype(np.float32)
     if scale < 0.75:
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
@@ -253,7 +257,6 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence
             if refined[2] > pixels:
                 correlation, textured, pixels = refined
     count = int(textured.sum())
-    shares = sorted((min(1.0, overlap / b.grey.size), min(1.0, overlap / (a.grey.size * scale**2))))
     return Evidence(
         inliers=inliers,
         agreeing=float((correlation[textured] > _TILE_AGREES).mean()) if count else 0.0,

@@ -98,14 +98,14 @@ def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
     """(N,) float32, the root mean square difference in grey levels (0..255) of the thumbnails as they are: about 1
     after recompressing or resizing."""
     difference = thumbnails[i].astype(np.int32) - thumbnails[j].astype(np.int32)
-    squares = (difference**2).reshape(len(difference), -1).sum(1)
+    squares = (difference**2).sum((1, 2, 3))
     return np.asarray(np.sqrt(squares / (THUMBNAIL_SIDE**2 * 3)), np.float32)
 
 
 def worst_difference(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
     """(N,) float32, the greatest difference of any pixel's luma, in grey levels, without moving either thumbnail."""
-    luma = (thumbnails.astype(np.int32) @ np.array([77, 150, 29])).reshape(len(thumbnails), -1)
-    return np.asarray(np.abs(luma[i] - luma[j]).max(1) / 256, np.float32)
+    luma = thumbnails.astype(np.int32) @ np.array([77, 150, 29])
+    return np.asarray(np.abs(luma[i] - luma[j]).max((1, 2)) / 256, np.float32)
 
 
 def _nothing() -> Singles:

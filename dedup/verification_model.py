@@ -29,45 +29,35 @@ class Logistic:
 
 MODELS = {
     "thumbnails": Logistic(
-        -7.3190,
+        -7.592,
         (
-            2.4976,  # best
-            0.0000,  # whole
-            -2.4920,  # share
+            2.622,  # best
+            0.0,  # whole
+            -2.332,  # share
         ),
     ),
     "pixels": Logistic(
-        -7.6469,
+        -5.928,
         (
-            2.5327,  # inliers
-            5.9273,  # agreeing
-            11.2541,  # correlation
-            6.0856,  # pixels
-            -3.4830,  # tiles
-            0.0000,  # covered
-            1.0235,  # best
-            -2.0730,  # share
-            -33.3562,  # crowding
+            2.037,  # matches
+            1.94,  # correlation
+            1.186,  # pixels
+            -20.131,  # crowding
         ),
     ),
     "small": Logistic(
-        -24.8896,
+        -29.539,
         (
-            0.0000,  # inliers
-            4.6946,  # agreeing
-            3.4974,  # correlation
-            0.0000,  # pixels
-            2.4743,  # tiles
-            9.0461,  # covered
-            2.4912,  # best
-            1.8515,  # share
-            -26.6665,  # crowding
+            2.101,  # agreeing
+            1.18,  # correlation
+            1.778,  # pixels
+            6.229,  # tiles
         ),
     ),
 }
 
 OPERATING_POINTS = {
-    "copies": 0.5,
-    "near": 0.1,
+    "copies": 0.9,
+    "near": 0.3,
     "exact": 2.0,  # no probability reaches it
 }

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -41,8 +42,9 @@ Ints = npt.NDArray[np.intp]
 SAME_RESIDUAL = 3.0
 SAME_WORST = 12.0
 SAME_LIKENESS = 0.99
-# Of copies fewer than 1 in 200 have a lower probability by thumbnails alone.
-HOPELESS = 0.01
+SAME_PROBABILITY = np.float32(0.999)
+# Of copies fewer than 1 in 500 have a lower probability by thumbnails alone.
+HOPELESS = 0.005
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,14 @@ def verify_pairs(
     crowd = np.zeros(len(i)) if crowding is None else np.asarray(crowding, np.float64)
     load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings.pictures_held, max_pixels)
     undecided = np.flatnonzero(~settled)
-    for row in undecided[np.lexsort((j[undecided], i[undecided]))]:
-        a, b = load(int(i[row])), load(int(j[row]))
-        evidence = compare(a, b, found.map[row])
-        features = pixel_features(evidence, found.best[row], found.share[row], crowd[row])
-        probability[row] = MODELS["small" if a.small or b.small else "pixels"](features[None])[0]
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
+    try:
+        for row in undecided[np.lexsort((j[undecided], i[undecided]))]:
+            a, b = load(int(i[row])), load(int(j[row]))
+            probability[row] = judge(a, b, found.map[row], crowd[row])
+    finally:
+        cv2.setNumThreads(threads)
     return Verdicts(probability, settled)
 
 
@@ -121,55 +126,67 @@ def settle(thumbnails: UInt8Array, information: Floats, i: Ints, j: Ints) -> tup
         & (worst_difference(thumbnails, i, j) <= SAME_WORST)
         & (np.minimum(information[i], information[j]) >= MIN_INFORMATION)
     )
-    return found, probability, same | (probability < HOPELESS)
+    return found, np.where(same, SAME_PROBABILITY, probability), same | (probability < HOPELESS)
 
 
-def crowding_of(i: Ints, j: Ints, cosine: Singles, samples: int) -> Singles:
+def judge(a: Picture, b: Picture, guess: Floats, crowding: float) -> float:
+    """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it."""
+    evidence = compare(a, b, guess)
+    if a.small or b.small:
+        return float(MODELS["small"](small_features(evidence)[None])[0])
+    return float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
+
+
+def crowding_of(i: Ints, j: Ints, score: Singles, samples: int) -> Singles:
     """(N,) float32, 0..1, for all candidate pairs (i, j) of a run at once: how alike the neighbourhood of a pair is.
 
-    Of each of the `samples` samples, the cosine of its fifth-best candidate (0 where it has fewer); of a pair, the
-    lesser of its two samples'. Where everything is alike - product shots, X-rays, icons - more is asked of a pair.
+    `score` (N,) is that by which the pairs were proposed: a cosine, or 1 - distance / bits. Of each of the `samples`
+    samples, that of its fifth-best candidate (0 where it has fewer); of a pair, the lesser of its two samples'. Where
+    everything is alike - product shots, X-rays, icons - more is asked of a pair.
     """
     ends = np.concatenate([i, j])
-    values = np.concatenate([cosine, cosine]).astype(np.float32)
+    values = np.concatenate([score, score]).astype(np.float32)
     order = np.lexsort((-values, ends))
     ends, values = ends[order], values[order]
     rank = np.arange(len(ends)) - np.searchsorted(ends, ends)
     fifth = np.zeros(samples, np.float32)
     fifth[ends[rank == _CROWD - 1]] = values[rank == _CROWD - 1]
-    return np.minimum(fifth[i], fifth[j])
+    return np.asarray(np.minimum(fifth[i], fifth[j]), np.float32)
 
 
 _CROWD = 5
 
 THUMBNAIL_FEATURES = ("best", "whole", "share")
-PIXEL_FEATURES = ("inliers", "agreeing", "correlation", "pixels", "tiles", "covered", "best", "share", "crowding")
+PIXEL_FEATURES = ("matches", "correlation", "pixels", "crowding")
+SMALL_FEATURES = ("agreeing", "correlation", "pixels", "tiles")
 
 
-def thumbnail_features(found: Likeness) -> npt.NDArray[np.float64]:
+def thumbnail_features(found: Likeness) -> Floats:
     """(N, 3), in the order of THUMBNAIL_FEATURES."""
     return np.stack([_near_one(found.best), _near_one(found.whole), np.log(found.share)], axis=1).astype(np.float64)
 
 
-def pixel_features(evidence: Evidence, best: float, share: float, crowding: float) -> npt.NDArray[np.float64]:
-    """(9,), in the order of PIXEL_FEATURES."""
+def pixel_features(evidence: Evidence, crowding: float) -> Floats:
+    """(4,), in the order of PIXEL_FEATURES."""
     return np.array(
         [
-            np.log1p(min(evidence.inliers, 100)),
-            evidence.agreeing,
-            evidence.correlation,
-            evidence.pixels,
-            np.log1p(evidence.tiles),
-            evidence.covered,
-            _near_one(best),
-            np.log(share),
-            max(crowding - 0.6, 0.0),
+            # Matches count as far as the tiles agree: fifty of them in a caption say nothing of the picture.
+            np.log1p(min(evidence.inliers, 100)) * evidence.agreeing,
+            _near_one(evidence.correlation),
+            _near_one(evidence.pixels),
+            max(crowding - 0.7, 0.0),
         ],
         np.float64,
     )
 
 
-def _near_one(correlation: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def small_features(evidence: Evidence) -> Floats:
+    """(4,), in the order of SMALL_FEATURES: images of up to SMALL_SIDE pixels have no features to match."""
+    correlation, pixels = _near_one(evidence.correlation), _near_one(evidence.pixels)
+    return np.array([evidence.agreeing, correlation, pixels, np.log1p(evidence.tiles)], np.float64)
+
+
+def _near_one(correlation: npt.ArrayLike) -> Floats:
     """Between 0.98 and 0.99 lies as much as between 0.5 and 0.75."""
     return np.asarray(-np.log(1.02 - np.clip(correlation, -1, 1)), np.float64)
 
@@ -221,7 +238,8 @@ def _thumbnails(descriptors: pa.Table) -> UInt8Array:
         failed = descriptors["sample_id"].filter(pc.is_null(column))[0]
         raise ManifestError(f"{failed}: has no thumbnail, so it cannot be verified; leave failed samples out")
     side = THUMBNAIL_SIDE
-    return np.asarray(np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, side, side, 3), np.uint8)
+    pixels: UInt8Array = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, side, side, 3)
+    return pixels
 
 
 def _column(descriptors: pa.Table, name: str) -> npt.NDArray[np.float64]:

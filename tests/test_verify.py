@@ -1,0 +1,287 @@
+"""Verification: each kind of evidence on real pictures, every transform, and sets in which everything looks alike."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import skimage.data
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from sklearn.datasets import load_sample_image
+
+from dedup.errors import ConfigError, ManifestError
+from dedup.evidence import compare, picture
+from dedup.hashes import information
+from dedup.images import decode, grey, thumbnail
+from dedup.thumbnails import likeness
+from dedup.transforms import TRANSFORMS
+from dedup.verify import Verdicts, VerifySettings, crowding_of, verify_pairs
+from pipelines.lookalikes import LOOKALIKES
+
+SETTINGS = VerifySettings()
+
+
+def _photograph(name: str) -> Image.Image:
+    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
+    image = Image.fromarray(pixels).convert("RGB")
+    image.thumbnail((480, 480))
+    return image
+
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "camera", "coins")
+photograph = cache(_photograph)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def described(files: dict[str, bytes]) -> pa.Table:
+    """The descriptor columns that verification reads."""
+    rows = []
+    for sample_id, data in files.items():
+        decoded = decode(data, 128)
+        level = information(torch.from_numpy(grey(decoded.rgb, 32, 32).copy())[None, None])
+        rows.append(
+            {
+                "sample_id": sample_id,
+                "width": decoded.width,
+                "height": decoded.height,
+                "information": float(level[0]),
+                "thumbnail": thumbnail(decoded.rgb).tobytes(),
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def verified(files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: float = 0.0) -> Verdicts:
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    crowd = np.full(len(pairs), crowding, np.float32)
+    return verify_pairs(table, described(files), files.__getitem__, SETTINGS, crowd)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_every_transform_is_seen_through(name: str) -> None:
+    files, pairs = {}, []
+    for number, title in enumerate(("astronaut", "chelsea")):
+        files[f"{title}/a"] = png(photograph(title))
+        files[f"{title}/b"] = TRANSFORMS[name](photograph(title), np.random.default_rng(number)).data
+        pairs.append((f"{title}/a", f"{title}/b"))
+    probability = verified(files, pairs).probability
+    assert (probability >= SETTINGS.min_probability).all(), dict(zip(pairs, probability, strict=True))
+
+
+def test_different_photographs_are_no_copies() -> None:
+    files = {name: png(photograph(name)) for name in PHOTOGRAPHS}
+    pairs = [(a, b) for a in PHOTOGRAPHS for b in PHOTOGRAPHS if a < b]
+    assert verified(files, pairs).probability.max() < 0.1
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_uniform_sets_keep_their_pictures_and_lose_their_copies(name: str) -> None:
+    images = LOOKALIKES[name](6, np.random.default_rng(5))
+    files = {f"{number}": png(image) for number, image in enumerate(images)}
+    different = [(a, b) for a in files for b in files if a < b]
+    copies = {}
+    for number, image in enumerate(images):
+        for transform in ("recompress", "shrink", "brightness"):
+            rng = np.random.default_rng(number)
+            copies[f"{number}", f"{number}/{transform}"] = TRANSFORMS[transform](image, rng).data
+    files |= {copy: data for (_, copy), data in copies.items()}
+    accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.min_probability
+    assert accepted[: len(different)].sum() == 0
+    assert accepted[len(different) :].sum() >= len(copies) - 1
+
+
+@pytest.mark.parametrize("decoration", ["overlay", "frame", "watermark", "text_bar", "caption", "letterbox"])
+def test_a_shared_decoration_makes_no_copies(decoration: str) -> None:
+    titles = ("astronaut", "coffee", "china", "rocket")
+    same_size = {title: photograph(title).resize((400, 300)) for title in titles}
+    files = {
+        title: png(TRANSFORMS[decoration].change(image, np.random.default_rng(3))) for title, image in same_size.items()
+    }
+    pairs = [(a, b) for a in titles for b in titles if a < b]
+    assert verified(files, pairs).probability.max() < 0.5
+
+
+def placeholder(words: str) -> Image.Image:
+    image = Image.new("RGB", (320, 240), (225, 225, 225))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((110, 40, 210, 115), outline=(120, 120, 120), width=6)
+    draw.ellipse((130, 55, 150, 75), fill=(120, 120, 120))
+    draw.text((40, 150), words, fill=(90, 90, 90), font=ImageFont.load_default(26))
+    return image
+
+
+def test_placeholders_of_other_words_differ_and_their_copies_are_found() -> None:
+    one, other = placeholder("image not available"), placeholder("Nothing to see here!")
+    files = {"a": png(one), "b": png(other)}
+    for name in ("recompress", "shrink", "enlarge"):
+        files[name] = TRANSFORMS[name](one, np.random.default_rng(0)).data
+    pairs = [("a", "b"), ("a", "enlarge"), ("a", "recompress"), ("a", "shrink")]
+    probability = verified(files, pairs, crowding=0.9).probability  # a site has more of them
+    assert probability[0] < 0.5
+    assert (probability[1:] >= SETTINGS.min_probability).all()
+
+
+def test_flat_pictures_are_no_evidence() -> None:
+    rng = np.random.default_rng(0)
+    slope = np.linspace(0, 255, 256).astype(np.uint8)
+    files = {
+        "white": png(Image.new("RGB", (300, 300), "white")),
+        "white too": png(Image.new("RGB", (200, 260), "white")),
+        "blue": png(Image.new("RGB", (300, 300), "blue")),
+        "noise": png(Image.fromarray(rng.normal(250, 2, (300, 300)).clip(0, 255).astype(np.uint8)).convert("RGB")),
+        "slope": png(Image.fromarray(np.tile(slope, (256, 1))).convert("RGB")),
+        "other slope": png(Image.fromarray(np.tile(slope, (200, 1))).rotate(2, fillcolor=9).convert("RGB")),
+    }
+    pairs = [(a, b) for a in files for b in files if a < b and {a, b} != {"slope", "other slope"}]
+    assert verified(files, pairs).probability.max() < 0.1
+
+
+def cifar_sized(title: str, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> Image.Image:
+    image = photograph(title)
+    left, top, right, bottom = (share * side for share, side in zip(box, image.size * 2, strict=True))
+    return image.resize((32, 32), Image.Resampling.BOX, (left, top, right, bottom))
+
+
+def test_images_of_32_pixels_are_compared_by_their_thumbnails() -> None:
+    titles = ("astronaut", "chelsea", "coffee", "china", "rocket", "flower")
+    files = {title: png(cifar_sized(title)) for title in titles}
+    changed = {title: ImageOps.mirror(cifar_sized(title, (0.06, 0.04, 0.98, 0.97))) for title in titles}
+    files |= {f"{title}~": TRANSFORMS["brightness"](changed[title], np.random.default_rng(1)).data for title in titles}
+    table = described(files)
+    copies = [(title, f"{title}~") for title in titles]
+    others = [(a, b) for a in titles for b in titles if a < b]
+    pairs = pa.table({"a": [a for a, _ in copies + others], "b": [b for _, b in copies + others]})
+
+    def unread(sample_id: str) -> bytes:
+        raise AssertionError(f"{sample_id} was read")
+
+    probability = verify_pairs(pairs, table, unread, SETTINGS).probability
+    assert (probability[: len(copies)] >= SETTINGS.min_probability).mean() >= 0.8
+    assert probability[len(copies) :].max() < 0.5
+
+
+def some_pairs() -> tuple[dict[str, bytes], list[tuple[str, str]]]:
+    files = {name: png(photograph(name)) for name in ("astronaut", "chelsea", "coffee")}
+    for name in list(files):
+        files[f"{name}~"] = TRANSFORMS["crop_70+mirror"](photograph(name), np.random.default_rng(0)).data
+    return files, [(a, b) for a in files for b in files if a < b]
+
+
+def test_a_pair_has_one_probability_whatever_else_is_asked() -> None:
+    files, pairs = some_pairs()
+    together = verified(files, pairs).probability
+    threads = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        backwards = verified(dict(reversed(files.items())), pairs[::-1]).probability[::-1]
+    finally:
+        cv2.setNumThreads(threads)
+    alone = np.concatenate([verified(files, [pair]).probability for pair in pairs])
+    assert together.tobytes() == backwards.tobytes() == alone.tobytes()
+
+
+def test_each_image_is_read_once_and_none_for_settled_pairs() -> None:
+    files, pairs = some_pairs()
+    files["again"] = TRANSFORMS["png"](photograph("astronaut"), np.random.default_rng(0)).data
+    read: list[str] = []
+
+    def read_image(sample_id: str) -> bytes:
+        read.append(sample_id)
+        return files[sample_id]
+
+    pairs = [("again", "astronaut"), *pairs]
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    verdicts = verify_pairs(table, described(files), read_image, SETTINGS)
+    assert verdicts.settled[0]
+    assert verdicts.probability[0] >= SETTINGS.min_probability
+    assert len(read) == len(set(read))
+    assert "again" not in read
+    few = VerifySettings(pictures_held=2)
+    assert (
+        verify_pairs(table, described(files), read_image, few).probability.tobytes() == verdicts.probability.tobytes()
+    )
+
+
+def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
+    copy = TRANSFORMS["watermark"](photograph("astronaut"), np.random.default_rng(0)).data
+    files = {"a": png(photograph("astronaut")), "b": copy}
+    alone, crowded = (verified(files, [("a", "b")], crowding).probability[0] for crowding in (0.0, 0.95))
+    assert crowded < alone
+
+
+def test_crowding_is_the_fifth_best_score_of_the_less_crowded_sample() -> None:
+    i = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
+    j = np.array([1, 2, 3, 4, 5, 2, 3, 4, 6])
+    score = np.array([0.99, 0.9, 0.8, 0.7, 0.6, 0.95, 0.85, 0.75, 0.65], np.float32)
+    crowding = crowding_of(i, j, score, 7)
+    assert crowding[0] == np.float32(0.6)  # 0's fifth is 0.6, 1's is 0.65
+    assert (crowding[1:] == 0).all()  # the other samples have fewer than five candidates
+
+
+def test_the_window_says_where_one_picture_lies_in_the_other() -> None:
+    whole = photograph("china")
+    width, height = whole.size
+    cut = whole.crop((round(width * 0.4), round(height * 0.3), width, round(height * 0.9)))
+    thumbnails = np.stack([thumbnail(image) for image in (whole, cut, ImageOps.mirror(cut))])
+    found = likeness(thumbnails, np.array([0, 1, 0]), np.array([1, 0, 2]))
+    assert found.best[0] == found.best[1]
+    assert found.best.min() > 0.7
+    assert found.whole.max() < found.best.min()
+    corners = np.array([[0.4, 0.3, 1], [1.0, 0.9, 1]]).T
+    assert np.abs(found.map[0] @ corners - [[0, 1], [0, 1]]).max() < 0.25
+    assert np.abs(found.map[2] @ corners - [[1, 0], [0, 1]]).max() < 0.25
+    assert np.abs(found.map[1] @ [[0, 1], [0, 1], [1, 1]] - corners[:2]).max() < 0.15
+
+
+def test_likeness_does_not_depend_on_the_batch() -> None:
+    thumbnails = np.stack([thumbnail(photograph(name)) for name in PHOTOGRAPHS])
+    i, j = np.triu_indices(len(PHOTOGRAPHS), 1)
+    together = likeness(thumbnails, i, j)
+    alone = [likeness(thumbnails[[a, b]], np.array([0]), np.array([1])).best[0] for a, b in zip(i, j, strict=True)]
+    assert together.best.tolist() == [float(value) for value in alone]
+
+
+def test_a_mirrored_picture_has_the_features_of_the_mirrored_descriptors() -> None:
+    pixels = np.asarray(photograph("chelsea"))
+    plain, flipped = picture(pixels), picture(np.ascontiguousarray(pixels[:, ::-1]))
+    evidence = compare(plain, flipped)
+    assert evidence.inliers > 50
+    assert evidence.agreeing > 0.95
+
+
+def test_settings_say_what_may_be_chosen() -> None:
+    with pytest.raises(ConfigError, match="copies, near, exact"):
+        VerifySettings(strictness="strict")
+    with pytest.raises(ConfigError, match="pictures_held"):
+        VerifySettings(pictures_held=1)
+    least = {name: VerifySettings(strictness=name).min_probability for name in ("near", "copies", "exact")}
+    assert 0 < least["near"] < least["copies"] < 1 < least["exact"]
+
+
+def test_samples_without_descriptor_or_thumbnail_are_named() -> None:
+    files = {"a": png(photograph("coffee")), "b": png(photograph("china"))}
+    table = described(files)
+    pairs = pa.table({"a": ["a"], "b": ["c"]})
+    with pytest.raises(ManifestError, match="c: a candidate without a descriptor"):
+        verify_pairs(pairs, table, files.__getitem__, SETTINGS)
+    failed = table.set_column(
+        table.schema.get_field_index("thumbnail"), "thumbnail", pa.array([table["thumbnail"][0].as_py(), None])
+    )
+    with pytest.raises(ManifestError, match="b: has no thumbnail"):
+        verify_pairs(pa.table({"a": ["a"], "b": ["b"]}), failed, files.__getitem__, SETTINGS)
+
+
+def test_no_pairs_are_no_work() -> None:
+    nothing = pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())})
+    files = {"a": png(photograph("coffee"))}
+    assert len(verify_pairs(nothing, described(files), files.__getitem__, SETTINGS).probability) == 0
