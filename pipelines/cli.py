@@ -31,7 +31,13 @@ logger = logging.getLogger("dedup")
 RUN_DEFAULTS = RunSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
 
-app = App(name="dedup", version=__version__, help="Finds near-duplicate images in webdataset shards.")
+app = App(
+    name="dedup",
+    version=__version__,
+    help="Finds near-duplicate images in webdataset shards.",
+    suppress_keyboard_interrupt=False,
+)
+app.meta.suppress_keyboard_interrupt = False  # `main` says what an interrupted run has kept
 
 
 @app.command

@@ -248,6 +248,8 @@ def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) ->
 
 
 def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
+    if not len(rows):
+        return 0
     cells = rows["cell"].to_numpy()
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
     found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
