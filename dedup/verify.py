@@ -43,8 +43,9 @@ SAME_RESIDUAL = 3.0
 SAME_WORST = 12.0
 SAME_LIKENESS = 0.99
 SAME_PROBABILITY = np.float32(0.999)
-# Thumbnails of fine textures keep nothing of them, so that their copies look as unlike as other pictures: only pairs with
-# no likeness whatever are settled by it. At 0.005 it is 1 of 600 copies of photographs and 8 of 80 of such textures.
+# Thumbnails of fine textures keep nothing of them, so that their copies look as unlike as other pictures: only pairs
+# with no likeness whatever are settled by it. At 0.005 it would lose 1 of 600 copies of photographs and 8 of 80 of such
+# textures.
 HOPELESS = 0.001
 
 
