@@ -31,7 +31,7 @@ from torch import nn
 
 from dedup import efficientnet
 from dedup.errors import ConfigError, EmbedderError
-from dedup.inference import OpenVinoRunner, Spec, Threshold, TorchRunner
+from dedup.inference import Network, OpenVinoRunner, Spec, Threshold, TorchRunner
 
 logger = logging.getLogger(__name__)
 
@@ -62,20 +62,19 @@ class Embedder(Protocol):
         ...
 
 
-def _efficientnet_lite0(argument: str, device: str) -> tuple[nn.Module, Spec]:
+def _efficientnet_lite0(argument: str, device: str) -> tuple[Network, Spec]:
     if argument:
         raise ConfigError(f"efficientnet_lite0:{argument}: this embedder has no variants; leave out {argument!r}")
-    network = efficientnet.Features()
-    spec = _spec(
-        "efficientnet_lite0",
-        network,
-        device,
-        weights=efficientnet.weights_path(),
-        image_size=network.IMAGE_SIZE,
+    spec = Spec(
+        name="efficientnet_lite0",
+        dim=efficientnet.Features.DIM,
+        image_size=efficientnet.Features.IMAGE_SIZE,
+        batch_size=_batch_size(device),
+        weights_sha256=_sha256(efficientnet.weights_path()),
         mean=efficientnet.MEAN,
         std=efficientnet.STD,
     )
-    return network, spec
+    return efficientnet.Features, spec
 
 
 class _ImageTower(nn.Module):
@@ -181,7 +180,7 @@ def _timm(argument: str, device: str) -> tuple[nn.Module, Spec]:
 
 
 # Each takes what follows the colon of a name, and the torch device.
-EMBEDDERS: dict[str, Callable[[str, str], tuple[nn.Module, Spec]]] = {
+EMBEDDERS: dict[str, Callable[[str, str], tuple[Network, Spec]]] = {
     "clip": _clip,
     "efficientnet_lite0": _efficientnet_lite0,
     "sscd": _sscd,
@@ -234,11 +233,15 @@ def _spec(
         name=name,
         dim=rows.shape[1],
         image_size=image_size,
-        batch_size=16 if device == "cpu" else 256,
+        batch_size=_batch_size(device),
         weights_sha256=_sha256(weights),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
     )
+
+
+def _batch_size(device: str) -> int:
+    return 16 if device == "cpu" else 256
 
 
 def _side(size: int | Sequence[int]) -> int:

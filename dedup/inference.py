@@ -6,10 +6,16 @@ workers there are: batches have one fixed size (short ones are padded), and on C
 
 from __future__ import annotations
 
+import inspect
+import logging
+import os
+import shutil
+import tempfile
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +25,13 @@ from torch import nn
 from torch.nn import functional
 
 from dedup.errors import ConfigError
+from dedup.run_folder import fingerprint
+
+logger = logging.getLogger(__name__)
+
+# A network, or what makes it: then its converted form is kept in the user's cache folder, and made again only where
+# spec, libraries or sources differ, for making takes twenty times as long as reading.
+Network = nn.Module | Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -98,11 +111,11 @@ class _Runner:
 class OpenVinoRunner(_Runner):
     """On CPUs. `threads` is the number of cores that this process may use for it; the rows do not depend on it."""
 
-    def __init__(self, network: nn.Module, spec: Spec, threads: int) -> None:
+    def __init__(self, network: Network, spec: Spec, threads: int) -> None:
         super().__init__(spec, "cpu")
         if threads < 1:
             raise ConfigError(f"{threads} threads for {spec.name}: give at least 1")
-        model = _convert(Pictures(network, spec).eval(), (spec.batch_size, spec.image_size, spec.image_size, 3))
+        model = _converted(network, spec) if isinstance(network, nn.Module) else _cached(network, spec)
         self._compiled = openvino.Core().compile_model(
             model,
             "CPU",
@@ -155,6 +168,37 @@ class OpenVinoRunner(_Runner):
                 request.wait()
 
 
+def _converted(network: nn.Module, spec: Spec) -> openvino.Model:
+    return _convert(Pictures(network, spec).eval(), (spec.batch_size, spec.image_size, spec.image_size, 3))
+
+
+def _cached(make: Callable[[], nn.Module], spec: Spec) -> openvino.Model:
+    folder = cache_folder() / "models" / _cache_key(make, spec)
+    if not (folder / "model.xml").exists():
+        with tempfile.TemporaryDirectory() as aside:
+            model = _converted(make(), spec)
+            openvino.save_model(model, Path(aside) / "model.xml", compress_to_fp16=False)
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                half = Path(tempfile.mkdtemp(dir=folder.parent))
+                shutil.copytree(aside, half, dirs_exist_ok=True)
+                half.rename(folder)
+            except OSError as error:  # not writable, or another process was sooner
+                logger.debug("converted model not kept in %s: %s", folder, error)
+                return model
+    return openvino.Core().read_model(folder / "model.xml")
+
+
+def _cache_key(make: Callable[[], nn.Module], spec: Spec) -> str:
+    sources = [Path(inspect.getfile(source)).read_text(encoding="utf-8") for source in (make, Pictures)]
+    return fingerprint(asdict(spec), torch.__version__, openvino.__version__, *sources)
+
+
+def cache_folder() -> Path:
+    """Where this user's programs may keep what they can make again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dedup"
+
+
 def _convert(module: nn.Module, shape: tuple[int, int, int, int]) -> openvino.Model:
     example = torch.zeros(shape, dtype=torch.uint8)
     with torch.no_grad():
@@ -168,9 +212,10 @@ def _convert(module: nn.Module, shape: tuple[int, int, int, int]) -> openvino.Mo
 class TorchRunner(_Runner):
     """On any torch device; on CUDA, where `half` is set, in bfloat16 (float16 where the device lacks that)."""
 
-    def __init__(self, network: nn.Module, spec: Spec, device: str, half: bool = False) -> None:
+    def __init__(self, network: Network, spec: Spec, device: str, half: bool = False) -> None:
         super().__init__(spec, device)
-        self._module = Pictures(network, spec).eval().to(device)
+        made = network if isinstance(network, nn.Module) else network()
+        self._module = Pictures(made, spec).eval().to(device)
         self._type: torch.dtype | None = None
         if half and device.startswith("cuda"):
             self._type = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -20,7 +20,7 @@ from dedup.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 KILLS_UNTIL_GIVEN_UP = 3
-_MAX_THREADS_PER_WORKER = 4  # beyond this the interpreter lock costs more than another process
+_THREADS_PER_WORKER = 1  # a second one waits for the interpreter lock more than it works
 _MAX_THREADS_PER_GPU = 16
 _DASHBOARD = "127.0.0.1:0"  # a free port, and nobody else's business
 _DASK_CONFIG = {
@@ -59,7 +59,7 @@ class Layout:
 
 
 def layout(cores: int, gpus: tuple[str, ...] = (), workers: int | None = None) -> Layout:
-    """One worker per GPU where there are GPUs; else the cores, divided among processes of a few threads each.
+    """One worker per GPU where there are GPUs, else one per core; or `workers`, among which the cores are divided.
 
     A task uses one thread for itself, so workers x threads is what the machine has and libraries' own pools stay at
     one thread: nothing oversubscribes.
@@ -68,7 +68,7 @@ def layout(cores: int, gpus: tuple[str, ...] = (), workers: int | None = None) -
         chosen = gpus[:workers]
         return Layout(len(chosen), max(1, min(cores // len(chosen), _MAX_THREADS_PER_GPU)), chosen)
     if workers is None:
-        workers = max(1, -(-cores // _MAX_THREADS_PER_WORKER))
+        workers = max(1, cores // _THREADS_PER_WORKER)
     return Layout(workers, max(1, cores // workers))
 
 

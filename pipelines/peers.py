@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dedup import inference
 from dedup.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Outcome:
 
 def cache_folder() -> Path:
     """Where environments are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dedup" / "peers"
+    return inference.cache_folder() / "peers"
 
 
 def python_for(versions: tuple[str, ...]) -> str:
