@@ -16,6 +16,7 @@ pictures and their order alone: descriptors are whole numbers, so that their pro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ _FEATURES = 400
 _RATIO = 0.8  # Lowe's: best against second-best distance
 _ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
 _BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
+_FITTED = 4  # matches from which an affine map is fitted by least squares
+_TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of SIDE, one round of fitting after the other
 _TILE_AGREES = 0.6  # correlation
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
@@ -180,15 +183,22 @@ def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
     linear[:, 1, 0] = scale * np.sin(turn)
     linear[:, 0, 1] = -linear[:, 1, 0]
     shift = target - np.einsum("hij,hj->hi", linear, source)
-    reached = np.einsum("hij,mj->hmi", linear, source) + shift[:, None]
-    near = np.linalg.norm(reached - target, axis=2) < 0.05 * SIDE
+    off = linear @ source.T + (shift[:, :, None] - target.T)  # (proposals, 2, matches)
+    distance = np.sqrt(off[:, 0] ** 2 + off[:, 1] ** 2)
+    near = distance < 0.05 * SIDE
     best: tuple[int, Floats | None] = (0, None)
     tried: set[bytes] = set()
     for proposal in np.argsort(-near.sum(1), kind="stable")[:6]:
         if near[proposal].tobytes() in tried:
             continue
         tried.add(near[proposal].tobytes())
-        affine, inlier = _refine(np.c_[linear[proposal], shift[proposal]], near[proposal], source, target)
+        affine = np.c_[linear[proposal], shift[proposal]]
+        if near[proposal].sum() >= _FITTED:
+            affine, inlier = _refine(affine, near[proposal], source, target)
+        else:
+            inlier = distance[proposal] < _TOLERANCES[-1] * SIDE
+        if inlier.sum() <= best[0]:
+            continue
         count = min(_distinct(source[inlier]), _distinct(target[inlier])) if _plausible(affine) else 0
         if count > best[0]:
             best = (count, np.c_[affine[:, :2] @ flip, affine[:, 2]])
@@ -199,8 +209,8 @@ def _refine(
     affine: Floats, inlier: npt.NDArray[np.bool_], source: Floats, target: Floats
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Least squares over the inliers, again and again while the tolerance shrinks to 1.2 % of the side."""
-    for tolerance in (0.035, 0.02, 0.012, 0.012):
-        if inlier.sum() >= 4:
+    for tolerance in _TOLERANCES:
+        if inlier.sum() >= _FITTED:
             points = np.c_[source[inlier], np.ones(inlier.sum())]
             fitted = np.linalg.lstsq(points, target[inlier], rcond=None)[0].T
             affine = fitted if _plausible(fitted) else affine
@@ -210,13 +220,18 @@ def _refine(
 
 def _plausible(affine: Floats) -> bool:
     """Retouching scales by less than 8 and squeezes by less than 2.2."""
-    large, little = np.linalg.svd(affine[:, :2], compute_uv=False)
-    return bool(little > 0.12 and large < 8 and large < 2.2 * little)
+    (a, b), (c, d) = affine[:, :2].tolist()
+    # The singular values of a 2x2 matrix, from the sum of their squares and their product.
+    squares, product = a * a + b * b + c * c + d * d, abs(a * d - b * c)
+    root = math.sqrt(max(squares * squares - 4 * product * product, 0.0))
+    large, little = math.sqrt((squares + root) / 2), math.sqrt(max(squares - root, 0.0) / 2)
+    return little > 0.12 and large < 8 and large < 2.2 * little
 
 
 def _distinct(places: Floats) -> int:
     """Features on one spot, at several scales or angles, are one piece of evidence."""
-    return len(np.unique(np.rint(places / 3).astype(np.int64), axis=0))
+    cells = np.rint(places / 3).astype(np.int64)
+    return len(np.unique(cells[:, 0] * (1 << 20) + cells[:, 1]))
 
 
 def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:

@@ -28,6 +28,8 @@ Ints = npt.NDArray[np.integer]
 
 SIGNATURE_SIDE = 16
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
+_LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256
+_PAIRS_PER_BLOCK = 4096
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
@@ -94,18 +96,40 @@ def likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     )
 
 
-def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
-    """(N,) float32, the root mean square difference in grey levels (0..255) of the thumbnails as they are: about 1
-    after recompressing or resizing."""
-    difference = thumbnails[i].astype(np.int32) - thumbnails[j].astype(np.int32)
-    squares = (difference**2).sum((1, 2, 3))
-    return np.asarray(np.sqrt(squares / (THUMBNAIL_SIDE**2 * 3)), np.float32)
+def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
+    """(N,) and (N,) float32: the root mean square difference in grey levels (0..255) of two thumbnails, and the
+    greatest one of luma, once brightness and contrast of all channels together are fitted; neither is moved.
+
+    About 1 after recompressing, resizing or brightening. Both count in the levels of the flatter one, and are infinite
+    where one is uniform or their contrasts differ more than 3 times. Colours are not fitted: the same drawing in red
+    and in blue differs.
+    """
+    rms, worst = np.empty(len(i), np.float32), np.empty(len(i), np.float32)
+    for start in range(0, len(i), _PAIRS_PER_BLOCK):
+        block = slice(start, start + _PAIRS_PER_BLOCK)
+        rms[block], worst[block] = _residual(thumbnails[i[block]], thumbnails[j[block]])
+    return rms, worst
 
 
-def worst_difference(thumbnails: UInt8Array, i: Ints, j: Ints) -> Singles:
-    """(N,) float32, the greatest difference of any pixel's luma, in grey levels, without moving either thumbnail."""
-    luma = thumbnails.astype(np.int32) @ np.array([77, 150, 29])
-    return np.asarray(np.abs(luma[i] - luma[j]).max((1, 2)) / 256, np.float32)
+def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
+    values = [pixels.reshape(len(pixels), -1).astype(np.int64) for pixels in (first, second)]
+    n = values[0].shape[1]
+    # All in whole numbers, so that the order of summing does not matter.
+    sums = [value.sum(1) for value in values]
+    spreads = [n * (value**2).sum(1) - total**2 for value, total in zip(values, sums, strict=True)]
+    both = n * (values[0] * values[1]).sum(1) - sums[0] * sums[1]
+    deviations = [np.sqrt(spread.astype(np.float64)) / n for spread in spreads]
+    flatter, steeper = np.minimum(*deviations), np.maximum(*deviations)
+    comparable = (flatter > 0) & (steeper <= 3 * flatter)
+    scale = np.where(comparable, deviations[0] * deviations[1] * n * n, 1.0)
+    rms = flatter * np.sqrt(np.maximum(2 * (1 - both / scale), 0))
+    lumas = [
+        ((pixels.astype(np.int64) @ _LUMA).reshape(len(pixels), -1) / 256 - (total / n)[:, None])
+        / np.where(comparable, deviation, 1.0)[:, None]
+        for pixels, total, deviation in zip((first, second), sums, deviations, strict=True)
+    ]
+    worst = np.abs(lumas[0] - lumas[1]).max(1, initial=0) * flatter
+    return np.where(comparable, rms, np.inf), np.where(comparable, worst, np.inf)
 
 
 def _nothing() -> Singles:
@@ -113,8 +137,8 @@ def _nothing() -> Singles:
 
 
 def _grey(thumbnails: UInt8Array) -> Floats:
-    """Luma (ITU-R 601) times 256, whole numbers."""
-    return np.asarray(thumbnails.astype(np.int64) @ np.array([77, 150, 29]), np.float64)
+    """Luma times 256, whole numbers."""
+    return np.asarray(thumbnails.astype(np.int64) @ _LUMA, np.float64)
 
 
 @cache

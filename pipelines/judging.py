@@ -1,10 +1,11 @@
 """Decide of each candidate pair whether it is accepted, and write pairs/*.parquet.
 
-    candidates ──by b's shard──▶ with b's descriptor ──by block of a's──▶ with a's, verified ──▶ pairs
-        ▲                                                                                        │
-        └────────────────────── pairs that accepted ones suggest, once ◀─────────────────────────┘
+    candidates ──by b's shard──▶ with b's descriptor ──by a's──▶ with a's, too ──by group──▶ verified ──▶ pairs
+        ▲                                                                                                │
+        └────────────────────────── pairs that accepted ones suggest, once ◀─────────────────────────────┘
 
-Both shuffles let a task read the descriptors of one shard once, and a block's images from their shards.
+The first two shuffles let a task read the descriptors of a shard once; the third brings likely copies of one picture
+together, so that a task reads and prepares each image for all its pairs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
 _SUGGESTED = "candidates/suggested.parquet"
 _SUGGESTIONS_PER_IMAGE = 16
-_BLOCKS_PER_SHARD = 16
-_PAIR_BYTES = 250_000  # a pair's share of a partition: some 250 pairs make one, a few seconds of work
+_PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
@@ -52,17 +52,15 @@ _SAMPLE_SCHEMA = pa.schema(
         "crowding": pa.float32(),
     }
 )
+_ATTACHED = [name for name in _SAMPLE_SCHEMA.names if name not in ("sample_id", "shard")]
 _JOINED_SCHEMA = pa.schema(
     [
         pa.field("block", pa.int64()),
         *CANDIDATE_SCHEMA,
-        *(
-            pa.field(f"b_{field.name}", field.type)
-            for field in _SAMPLE_SCHEMA
-            if field.name not in ("sample_id", "shard")
-        ),
+        *(pa.field(f"{side}_{name}", _SAMPLE_SCHEMA.field(name).type) for side in "ba" for name in _ATTACHED),
     ]
 )
+_HALF_SCHEMA = pa.schema(list(_JOINED_SCHEMA)[: -len(_ATTACHED)])  # with b attached
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,11 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
         source, partitions = parts.folder.read_table, partitions_for(count, 100)
         shuffle(client, "verify: neighbourhoods", source, crowding, CROWDING_SCHEMA, "shard", partitions, use)
     read = parts.folder.read_table
-    use, partitions = functools.partial(_join_b, parts, f"{_WORK}/{prefix}joined"), partitions_for(count, 4_000)
-    shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
-    joined = parts.folder.names(f"{_WORK}/{prefix}joined")
+    for side, schema, by in (("b", CANDIDATE_SCHEMA, "shard_b"), ("a", _HALF_SCHEMA, "shard_a")):
+        use, partitions = functools.partial(_join, parts, side, f"{_WORK}/{prefix}{side}"), partitions_for(count, 8_000)
+        shuffle(client, f"verify: join {side}", read, candidates, schema, by, partitions, use)
+        candidates = parts.folder.names(f"{_WORK}/{prefix}{side}")
+    joined = candidates
     use, partitions = functools.partial(_verify, parts, prefix), partitions_for(count, _PAIR_BYTES)
     return shuffle(client, "verify", read, joined, _JOINED_SCHEMA, "block", partitions, use)
 
@@ -181,30 +181,36 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     return len(rows)
 
 
-def _join_b(parts: _Parts, folder: str, rows: pa.Table, partition: int) -> int:
-    if not len(rows):
-        return 0
+def _join(parts: _Parts, side: str, folder: str, rows: pa.Table, partition: int) -> int:
+    """Attach the descriptors of a or b to pairs of which all with that sample's shard are in this partition."""
     joined = []
-    for shard in pc.unique(rows["shard_b"]).to_pylist():
-        pairs = rows.filter(pc.equal(rows["shard_b"], shard))
-        samples = parts.samples(shard, pairs["b"])
-        samples = samples.take(pc.index_in(pairs["b"], value_set=samples["sample_id"].combine_chunks()))
-        # Pairs of one a stay together, so that its image is read once; a shard's a's are spread over some blocks.
-        spread = [zlib.crc32(sample_id.encode()) % _BLOCKS_PER_SHARD for sample_id in pairs["a"].to_pylist()]
-        columns = {"block": pa.array(pairs["shard_a"].to_numpy().astype(np.int64) * _BLOCKS_PER_SHARD + spread)}
-        columns |= {name: pairs[name] for name in CANDIDATE_SCHEMA.names}
-        columns |= {f"b_{name}": samples[name] for name in samples.column_names}
-        joined.append(pa.table([columns[name] for name in _JOINED_SCHEMA.names], schema=_JOINED_SCHEMA))
-    parts.folder.write_table(f"{folder}/{partition:05d}.parquet", pa.concat_tables(joined))
+    for shard in pc.unique(rows[f"shard_{side}"]).to_pylist():
+        pairs = rows.filter(pc.equal(rows[f"shard_{side}"], shard))
+        samples = parts.samples(shard, pairs[side])
+        samples = samples.take(pc.index_in(pairs[side], value_set=samples["sample_id"].combine_chunks()))
+        for name in _ATTACHED:
+            pairs = pairs.append_column(f"{side}_{name}", samples[name])
+        joined.append(pairs.add_column(0, "block", pa.array(_blocks(pairs))) if side == "b" else pairs)
+    if joined:
+        parts.folder.write_table(f"{folder}/{partition:05d}.parquet", pa.concat_tables(joined))
     return len(rows)
+
+
+def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:
+    """A number that pairs of likely copies of one picture share: it is made of the first sample that b is paired with,
+    and of a clique of pairs that is the same one for all."""
+    first = pairs.group_by("b", use_threads=False).aggregate([("a", "min")])
+    roots = first["a_min"].take(pc.index_in(pairs["b"], value_set=first["b"].combine_chunks()))
+    return np.array([zlib.crc32(root.encode()) for root in roots.to_pylist()], np.int64)
 
 
 def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if not len(rows):
         return 0
+    rows = rows.sort_by([("a", "ascending"), ("b", "ascending"), ("method", "ascending")])
     first, cosine, _ = _merged(rows)
-    pairs = rows.take(pa.array(first))
-    samples = _block_samples(parts, pairs)
+    pairs = rows.take(pa.array(first)).combine_chunks()
+    samples = _samples_of(pairs)
     crowding = samples["crowding"].to_numpy()
     places = (pc.index_in(pairs[side], value_set=samples["sample_id"].combine_chunks()).to_numpy() for side in "ab")
     a, b = places
@@ -221,14 +227,13 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     return _write(parts, f"pairs/{name}", pairs, method, score, accepted, verdicts.probability)
 
 
-def _block_samples(parts: _Parts, pairs: pa.Table) -> pa.Table:
-    """Rows of _SAMPLE_SCHEMA of all samples in a block of pairs: of the b's, which came along, and of the a's."""
-    names = {f"b_{name}": name for name in _SAMPLE_SCHEMA.names} | {"b": "sample_id", "shard_b": "shard"}
-    present = {new: pairs[old] for old, new in names.items() if old in pairs.column_names}
-    tables = [pa.table([present[name] for name in _SAMPLE_SCHEMA.names], schema=_SAMPLE_SCHEMA)]
-    for shard in pc.unique(pairs["shard_a"]).to_pylist():
-        tables.append(parts.samples(shard, pairs.filter(pc.equal(pairs["shard_a"], shard))["a"]))
-    samples = pa.concat_tables(tables).combine_chunks()
+def _samples_of(pairs: pa.Table) -> pa.Table:
+    """Rows of _SAMPLE_SCHEMA of all samples in these pairs, which bring them along."""
+    sides = []
+    for side in "ab":
+        names = {"sample_id": side, "shard": f"shard_{side}", **{name: f"{side}_{name}" for name in _ATTACHED}}
+        sides.append(pa.table([pairs[names[name]] for name in _SAMPLE_SCHEMA.names], schema=_SAMPLE_SCHEMA))
+    samples = pa.concat_tables(sides).combine_chunks()
     _, once = np.unique(samples["sample_id"].to_numpy(), return_index=True)
     return samples.take(pa.array(once))
 
