@@ -60,6 +60,10 @@ class DescribeSettings:
             raise ConfigError(f"hashes: {', '.join(unknown) or 'none given'}; known: {', '.join(HASHES)}")
         for name in self.hashes:
             HASHES[name].grey_size(self.hash_size)  # raises for a size that the hash does not have
+        if self.hash_size > DECODE_SIDE // 4:
+            raise ConfigError(
+                f"hash_size={self.hash_size}: at most {DECODE_SIDE // 4}, for pictures are decoded reduced"
+            )
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels={self.max_pixels}: must be positive")
 
@@ -244,18 +248,23 @@ def _text_columns(sample: Sample) -> dict[str, Any]:
     raw = sample.json.decode("utf-8", "replace") if sample.json is not None else None
     try:
         fields = json.loads(raw) if raw is not None else {}
-    except ValueError:
+    except (ValueError, RecursionError):  # not json, or nested without end
         fields = {}
     if not isinstance(fields, dict):
         fields = {}
     caption, url = fields.get("caption"), fields.get("url")
     return {
         "key": sample.key,
-        "caption": text if text is not None else caption if isinstance(caption, str) else None,
-        "url": url if isinstance(url, str) else None,
+        "caption": text if text is not None else _encodable(caption),
+        "url": _encodable(url),
         "json": raw,
         "note": sample.note,
     }
+
+
+def _encodable(value: object) -> str | None:
+    """A string that Parquet can hold: JSON can spell halves of surrogate pairs, which no encoding has."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None
 
 
 def _batches(items: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared]]:

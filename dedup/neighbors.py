@@ -33,7 +33,7 @@ MAX_CELLS = 1 << 16
 
 _MAX_NORM = 4.0  # of a row; two such rows keep every partial sum of their dot product within 53 bits
 _MARGIN = np.float32(1e-3)  # float32 cosines of up to 8,192 dimensions err by less
-_CROWD = 5
+CROWD = 5  # the how-manieth neighbour tells how crowded it is around a row
 _SPARE = 16  # proposals beyond those wanted: few rows then need a second search
 _ROWS_PER_BLOCK = 1 << 15  # of float32 copies
 _SCORES_PER_BLOCK = 1 << 23
@@ -63,7 +63,7 @@ class SearchSettings:
     candidate_cosine: float = 0.7
     """Embeddings of at least this cosine are candidates, of each image the nearest."""
 
-    candidates_per_image: int = 8
+    candidates_per_image: int = 2
     """How many candidates an image names in each search."""
 
     cells: int | None = None
@@ -181,10 +181,22 @@ def crowding(pairs: CosinePairs, rows: int) -> Floats:
     values = np.concatenate([pairs.score, pairs.score])
     order = np.lexsort((-values, ends))
     ends, values = ends[order], values[order]
-    fifth = np.arange(len(ends)) - np.searchsorted(ends, ends) == _CROWD - 1
+    fifth = np.arange(len(ends)) - np.searchsorted(ends, ends) == CROWD - 1
     result = np.zeros(rows, dtype=np.float32)
     result[ends[fifth]] = values[fifth]
     return result
+
+
+def limit_candidates(pairs: CosinePairs, complete: float, per_row: int) -> CosinePairs:
+    """All pairs of at least `complete`, and of those below the ones that are among the best `per_row` of either row
+    (equally good ones by the other row's number)."""
+    keep = pairs.score >= complete
+    below = np.flatnonzero(~keep)
+    for row, other in ((pairs.i[below], pairs.j[below]), (pairs.j[below], pairs.i[below])):
+        order = np.lexsort((other, -pairs.score[below], row))
+        place = np.arange(len(order)) - np.searchsorted(row[order], row[order])
+        keep[below[order[place < per_row]]] = True
+    return CosinePairs(pairs.i[keep], pairs.j[keep], pairs.score[keep])
 
 
 def brute_force_pairs(x: Halves, min_cosine: float) -> CosinePairs:
@@ -206,6 +218,8 @@ def exact_neighbors(queries: Halves, x: Halves, min_cosine: float, per_query: in
     Complete, whatever the cells: it is what the recall of a run is measured by. `i` indexes queries, `j` rows of `x`;
     where a query is itself among the rows it finds itself, too. Sorted by query, then best first.
     """
+    if not len(queries) or not len(x):
+        return _joined([])
     return _search(queries, x, None, per_query, min_cosine, math.inf)
 
 

@@ -33,7 +33,7 @@ _PAIRS_PER_BLOCK = 4096
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
-_WINDOWS = (
+WINDOWS = (
     (1.0, 1.0, 1, 1),
     (0.9, 0.9, 3, 3),
     (0.8, 0.8, 3, 3),
@@ -47,6 +47,17 @@ _WINDOWS = (
     (0.75, 0.55, 5, 5),
     (0.55, 0.75, 5, 5),
 )
+# For images that are hardly larger than their thumbnail, of which a small part is a few pixels: a third of the time.
+FEW_WINDOWS = (
+    (1.0, 1.0, 1, 1),
+    (0.9, 0.9, 3, 3),
+    (0.8, 0.8, 3, 3),
+    (0.7, 0.7, 3, 3),
+    (0.85, 1.0, 3, 1),
+    (1.0, 0.85, 1, 3),
+)
+
+Windows = tuple[tuple[float, float, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Likeness:
     map: Floats
 
 
-def likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
+def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOWS) -> Likeness:
     """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> Likeness of the N pairs.
 
     Symmetric in i and j, but for `map`. One picture's windows are held at a time; give pairs in any order.
@@ -78,16 +89,16 @@ def likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     order = np.argsort(ends, kind="stable")
     changes = np.flatnonzero(np.diff(ends[order])) + 1
     for rows in np.split(order, changes) if n else []:
-        windows = _signatures(greys[ends[rows[0]]][None], _geometry()[0])[0]
+        parts = _signatures(greys[ends[rows[0]]][None], _geometry(windows)[0])[0]
         for flip, signatures in enumerate((wholes, mirrored)):
-            scores = windows @ signatures[others[rows]].T / np.float32(_UNIT**2)
+            scores = parts @ signatures[others[rows]].T / np.float32(_UNIT**2)
             window[flip, rows] = scores.argmax(0)
             best[flip, rows] = scores.max(0)
             whole[flip, rows] = scores[0]
     found = best.reshape(4, n)  # i's window, j's window; the same two, mirrored
     choice = found.argmax(0)
     columns = np.arange(n)
-    boxes = _geometry()[1][window.reshape(4, n)[choice, columns]]
+    boxes = _geometry(windows)[1][window.reshape(4, n)[choice, columns]]
     return Likeness(
         best=found[choice, columns],
         whole=whole.max(0).reshape(2, n).max(0) if n else np.zeros(0, np.float32),
@@ -167,17 +178,17 @@ Window = tuple[float, float, tuple[float, ...], tuple[float, ...]]
 
 
 @cache
-def _geometry() -> tuple[list[Window], Floats]:
+def _geometry(windows: Windows) -> tuple[list[Window], Floats]:
     """The windows as (share across, share down, starts across, starts down), and as boxes (x, y, width, height)."""
-    windows, boxes = [], []
-    for across, down, places_x, places_y in _WINDOWS:
+    places, boxes = [], []
+    for across, down, places_x, places_y in windows:
         starts_x = (
             tuple(float(x) for x in np.linspace(0, 1 - across, places_x)) if places_x > 1 else ((1 - across) / 2,)
         )
         starts_y = tuple(float(y) for y in np.linspace(0, 1 - down, places_y)) if places_y > 1 else ((1 - down) / 2,)
-        windows.append((across, down, starts_x, starts_y))
+        places.append((across, down, starts_x, starts_y))
         boxes += [(x, y, across, down) for y, x in product(starts_y, starts_x)]
-    return windows, np.array(boxes)
+    return places, np.array(boxes)
 
 
 def _whole() -> Window:

@@ -28,7 +28,7 @@ from dedup.evidence import SIDE, SMALL_SIDE, Evidence, Picture, compare, picture
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS, decode
 from dedup.records import THUMBNAIL_SIDE
-from dedup.thumbnails import Likeness, likeness, residual
+from dedup.thumbnails import FEW_WINDOWS, WINDOWS, Likeness, likeness, residual
 from dedup.verification_model import MODELS, OPERATING_POINTS
 
 Singles = npt.NDArray[np.float32]
@@ -47,7 +47,7 @@ SAME_PROBABILITY = np.float32(0.999)
 # thumbnail, and of others, where more is asked the more of the picture the window covers. Measured on 1,200 planted
 # copies of photographs: 10 of the 2,846 pairs of copies lie below, and half of the candidates that are none. Pictures
 # without information are not settled so: of a fine texture the thumbnail keeps nothing.
-HOPELESS_SMALL = 0.55
+HOPELESS_SMALL = 0.5
 HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
 
 
@@ -120,6 +120,14 @@ def verify_pairs(
     return Verdicts(probability, settled)
 
 
+def settle_pairs(pairs: pa.Table, descriptors: pa.Table) -> Verdicts:
+    """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last."""
+    i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
+    sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
+    _, probability, settled = settle(_thumbnails(descriptors), _column(descriptors, "information"), sides, i, j)
+    return Verdicts(probability, settled)
+
+
 def settle(
     thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints
 ) -> tuple[Likeness, Singles, Bools]:
@@ -127,17 +135,31 @@ def settle(
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
     """
-    found = likeness(thumbnails, i, j)
+    small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
+    found = _likeness_by_size(thumbnails, i, j, small)
     probability = MODELS["thumbnails"](thumbnail_features(found))
     rms, worst = residual(thumbnails, i, j)
     same = (found.whole >= SAME_LIKENESS) & (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
-    small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
     probability = np.where(
         same & telling, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability)
     )
     return found, probability.astype(np.float32), (same | hopeless) & telling
+
+
+def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:
+    if not small.any():
+        return likeness(thumbnails, i, j)
+    found = Likeness(*(np.empty((len(i), *shape), kind) for shape, kind in _LIKENESS))
+    for which, windows in ((small, FEW_WINDOWS), (~small, WINDOWS)):
+        part = likeness(thumbnails, i[which], j[which], windows)
+        for name in Likeness.__dataclass_fields__:
+            getattr(found, name)[which] = getattr(part, name)
+    return found
+
+
+_LIKENESS = (((), np.float32), ((), np.float32), ((), np.float32), ((2, 3), np.float64))  # best, whole, share, map
 
 
 def judge(a: Picture, b: Picture, guess: Floats, crowding: float) -> float:

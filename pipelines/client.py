@@ -141,3 +141,4 @@ class _QuietWorker(WorkerPlugin):  # type: ignore[misc]
         with contextlib.suppress(ValueError):  # not in a process's main thread: a worker inside another program
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(1)
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)  # the driver tells of a task's error, once

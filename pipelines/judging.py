@@ -2,7 +2,7 @@
 
     candidates ──by b's shard──▶ with b's descriptor ──by a's──▶ with a's, too ──by group──▶ verified ──▶ pairs
         ▲                                                                                                │
-        └────────────────────────── pairs that accepted ones suggest, once ◀─────────────────────────────┘
+        └────────────────────────── pairs that accepted ones suggest ◀───────────────────────────────────┘
 
 The first two shuffles let a task read the descriptors of a shard once; the third brings likely copies of one picture
 together, so that a task reads and prepares each image for all its pairs.
@@ -26,7 +26,7 @@ from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.run_folder import RunFolder
 from dedup.shards import read_range
-from dedup.verify import VerifySettings, verify_pairs
+from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.searching import CANDIDATE_SCHEMA, CROWDING, CROWDING_SCHEMA
@@ -34,8 +34,8 @@ from pipelines.shuffle import partitions_for, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
-_SUGGESTED = "candidates/suggested.parquet"
 _SUGGESTIONS_PER_IMAGE = 16
+_ROUNDS = 3  # each doubles how far along accepted pairs a suggestion may come
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 
 # What verification needs of one sample, beside its image.
@@ -106,20 +106,24 @@ def judge(run: Run, client: Client) -> None:
     )  # fmt: skip
     candidates = run.folder.names("candidates")
     exact = [name for name in candidates if name.startswith("candidates/exact-")]
-    near = [name for name in candidates if name not in exact]
-    accepted = sum(client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False)))
+    near = [name for name in candidates if name.startswith(("candidates/hash-", "candidates/embedding-"))]
+    client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False))
     found = run.document["steps"]["search"]["candidates"]
     count = found["hash"] + found.get("embedding", 0)
     suggested = 0
     if near and settings.verify.verify:
-        accepted += _verify_all(parts, client, near, count)
-        suggested = _suggest(parts)
-        if suggested:
-            accepted += _verify_all(parts, client, [_SUGGESTED], suggested, "suggested-")
+        _verify_all(parts, client, near, count)
+        for round_number in range(_ROUNDS):
+            name = f"candidates/suggested-{round_number}.parquet"
+            more = _suggest(parts, name)
+            if not more:
+                break
+            suggested += more
+            _verify_all(parts, client, [name], more, f"suggested-{round_number}-")
     elif near:
-        accepted += _judge_all(parts, client, near, count)
+        _judge_all(parts, client, near, count)
     run.folder.remove(_WORK)
-    run.finish("verify", accepted=accepted, suggested=suggested)
+    run.finish("verify", suggested=suggested)
 
 
 def _accept_exact(parts: _Parts, name: str) -> int:
@@ -155,20 +159,23 @@ def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
 # ---------------------------------------------------------------- by verification
 
 
-def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int, prefix: str = "") -> int:
+def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int, prefix: str = "") -> None:
     crowding = parts.folder.names(CROWDING)
     if crowding and not prefix:
         use = functools.partial(_write_crowding, parts)
         source, partitions = parts.folder.read_table, partitions_for(count, 100)
         shuffle(client, "verify: neighbourhoods", source, crowding, CROWDING_SCHEMA, "shard", partitions, use)
     read = parts.folder.read_table
-    for side, schema, by in (("b", CANDIDATE_SCHEMA, "shard_b"), ("a", _HALF_SCHEMA, "shard_a")):
-        use, partitions = functools.partial(_join, parts, side, f"{_WORK}/{prefix}{side}"), partitions_for(count, 8_000)
-        shuffle(client, f"verify: join {side}", read, candidates, schema, by, partitions, use)
-        candidates = parts.folder.names(f"{_WORK}/{prefix}{side}")
-    joined = candidates
+    partitions = partitions_for(count, 8_000)
+    use = functools.partial(_join_b, parts, prefix)
+    shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
+    half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
+    settled = shuffle(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
+    joined = parts.folder.names(f"{_WORK}/{prefix}a")
+    count = max(0, count - settled)
     use, partitions = functools.partial(_verify, parts, prefix), partitions_for(count, _PAIR_BYTES)
-    return shuffle(client, "verify", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+    if joined:
+        shuffle(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
 
 
 def _crowding_name(shard: int) -> str:
@@ -181,7 +188,7 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     return len(rows)
 
 
-def _join(parts: _Parts, side: str, folder: str, rows: pa.Table, partition: int) -> int:
+def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:
     """Attach the descriptors of a or b to pairs of which all with that sample's shard are in this partition."""
     joined = []
     for shard in pc.unique(rows[f"shard_{side}"]).to_pylist():
@@ -191,9 +198,32 @@ def _join(parts: _Parts, side: str, folder: str, rows: pa.Table, partition: int)
         for name in _ATTACHED:
             pairs = pairs.append_column(f"{side}_{name}", samples[name])
         joined.append(pairs.add_column(0, "block", pa.array(_blocks(pairs))) if side == "b" else pairs)
-    if joined:
-        parts.folder.write_table(f"{folder}/{partition:05d}.parquet", pa.concat_tables(joined))
+    return pa.concat_tables(joined) if joined else None
+
+
+def _join_b(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
+    joined = _join(parts, "b", rows)
+    if joined is not None:
+        parts.folder.write_table(f"{_WORK}/{prefix}b/{partition:05d}.parquet", joined)
     return len(rows)
+
+
+def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
+    """Also settles what thumbnails can settle, so that only the others go on."""
+    joined = _join(parts, "a", rows)
+    if joined is None:
+        return 0
+    pairs, cosine = _distinct(joined)
+    verdicts = settle_pairs(pairs, _samples_of(pairs))
+    settled = np.flatnonzero(verdicts.settled)
+    if len(settled):
+        name = f"{prefix}settled-{partition:05d}.parquet"
+        _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], verdicts.probability[settled])
+    left = np.flatnonzero(~verdicts.settled)
+    if len(left):
+        rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))
+        parts.folder.write_table(f"{_WORK}/{prefix}a/{partition:05d}.parquet", rest)
+    return len(settled)
 
 
 def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:
@@ -207,24 +237,34 @@ def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:
 def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if not len(rows):
         return 0
-    rows = rows.sort_by([("a", "ascending"), ("b", "ascending"), ("method", "ascending")])
-    first, cosine, _ = _merged(rows)
-    pairs = rows.take(pa.array(first)).combine_chunks()
+    pairs = rows.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
     samples = _samples_of(pairs)
     crowding = samples["crowding"].to_numpy()
-    places = (pc.index_in(pairs[side], value_set=samples["sample_id"].combine_chunks()).to_numpy() for side in "ab")
-    a, b = places
+    ids = samples["sample_id"].combine_chunks()
+    a, b = (pc.index_in(pairs[side], value_set=ids).to_numpy() for side in "ab")
     reader = _ImageReader(parts.shards, samples)
     crowd = np.minimum(crowding[a], crowding[b])
     verdicts = verify_pairs(pairs, samples, reader, parts.verify, crowd, parts.max_pixels)
+    return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
+
+
+def _distinct(rows: pa.Table) -> tuple[pa.Table, npt.NDArray[np.float32]]:
+    """Each pair once, with its cosine (NaN for none), whatever proposed it."""
+    rows = rows.sort_by([(name, "ascending") for name in ("a", "b", "method")])
+    first, cosine, _ = _merged(rows)
+    return rows.take(pa.array(first)).combine_chunks(), cosine
+
+
+def _conclude(
+    parts: _Parts, name: str, pairs: pa.Table, cosine: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]
+) -> int:
     by_cosine = _accepted_by_cosine(parts, cosine)
-    accepted = by_cosine | (verdicts.probability >= parts.verify.min_probability)
+    accepted = by_cosine | (probability >= np.float32(parts.verify.min_probability))
     method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
-    score = np.where(by_cosine, cosine, verdicts.probability)
-    name = f"{prefix}{partition:05d}.parquet"
     shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
-    parts.folder.write_table(f"{_JUDGED}/{name}", shards.append_column("score", pa.array(verdicts.probability)))
-    return _write(parts, f"pairs/{name}", pairs, method, score, accepted, verdicts.probability)
+    parts.folder.write_table(f"{_JUDGED}/{name}", shards.append_column("score", pa.array(probability)))
+    score = np.where(by_cosine, cosine, probability)
+    return _write(parts, f"pairs/{name}", pairs, method, score, accepted, probability)
 
 
 def _samples_of(pairs: pa.Table) -> pa.Table:
@@ -251,7 +291,7 @@ class _ImageReader:
         return read_range(*self._where[sample_id])
 
 
-def _suggest(parts: _Parts) -> int:
+def _suggest(parts: _Parts, name: str) -> int:
     """Write the pairs that two accepted ones suggest, as candidates; gives their number.
 
     Holds the accepted pairs, as the decision does, and of the rejected ones those between the same samples.
@@ -288,7 +328,7 @@ def _suggest(parts: _Parts) -> int:
         shards.take(j),
     ]
     if len(i):
-        parts.folder.write_table(_SUGGESTED, pa.table(columns, schema=CANDIDATE_SCHEMA))
+        parts.folder.write_table(name, pa.table(columns, schema=CANDIDATE_SCHEMA))
     return len(i)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
-from dedup.errors import ConfigError, ManifestError
+from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
 from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
@@ -51,7 +51,9 @@ class Run:
         Raises ConfigError where the folder holds a run with other settings, naming each difference.
         """
         folder = RunFolder(out)
-        document = folder.read_json(RUN_FILE)
+        if out.startswith("memory:"):
+            raise ConfigError(f"{out}: each worker would have a memory of its own; choose a folder that all can reach")
+        document = _usable(out, folder)
         if document is None:
             root, shards = list_shards(patterns, root)
             document = {"format": FORMAT, "root": root, "asked": settings.to_json(), "steps": {}}
@@ -71,7 +73,8 @@ class Run:
         document["patterns"] = list(patterns)
         document["settings"] = settings.to_json()
         if not document["steps"]:
-            run.save()  # a folder that holds results stays as it is until the embedder, too, is known to be theirs
+            # A folder that holds results stays as it is until the embedder, too, is known to be theirs.
+            _usable(out, folder, run.save)
         return run
 
     @classmethod
@@ -145,6 +148,20 @@ class Run:
         """The step is whole; `facts` are kept beside its fingerprint."""
         self.document["steps"][step] = {"fingerprint": self.step_fingerprint(step), **facts}
         self.save()
+
+
+def _usable(out: str, folder: RunFolder, save: Callable[[], None] | None = None) -> dict[str, Any] | None:
+    """run.json of a run that has come as far as a descriptor, else None; or saves a new one."""
+    try:
+        if save is not None:
+            save()
+            return None
+        document = folder.read_json(RUN_FILE)
+        return document if document is None or document["steps"] or folder.names("descriptors") else None
+    except DedupError:
+        raise
+    except Exception as error:  # each filesystem has errors of its own
+        raise ConfigError(f"{out} cannot hold a run ({type(error).__name__}: {error}); choose another OUT") from error
 
 
 def _with_embedder(settings: RunSettings, name: str) -> RunSettings:

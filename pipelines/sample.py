@@ -26,7 +26,7 @@ from dedup.records import Member, Sample
 from dedup.shards import write_shard
 
 TRUTH = "truth.parquet"
-COPIES = 5
+COPIES = 3
 SHARDS = 4
 
 # File: caption. Those in CUT are given as four quarters each, the others whole.

@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -223,6 +223,8 @@ def find_by_embedding(parts: _Parts, client: Client, samples: int) -> int:
     cells = parts.settings.cells or neighbors.n_cells(samples)
     sampled = _sampled(parts, client, samples, cells * _SAMPLE_ROWS_PER_CELL)
     centroids = client.submit(_train, sampled, cells, parts.settings.seed, pure=False)
+    if not len(centroids.result()):
+        return 0  # nothing was decoded
     source = functools.partial(_cell_rows, parts, centroids.result())
     use = functools.partial(_embedding_pairs, parts)
     shards = range(len(parts.shard_ids))
@@ -233,7 +235,7 @@ def find_by_embedding(parts: _Parts, client: Client, samples: int) -> int:
 
 def _train(sampled: list[tuple[list[str], npt.NDArray[np.float16]]], cells: int, seed: int) -> npt.NDArray[np.float16]:
     rows = np.concatenate([embeddings for _, embeddings in sampled])
-    return neighbors.train_cells(rows, min(cells, len(rows)), seed)
+    return neighbors.train_cells(rows, min(cells, len(rows)), seed) if len(rows) else rows
 
 
 def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) -> pa.Table:
@@ -258,10 +260,14 @@ def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
         width = len(cell["embedding"][0].as_py())
         x = _matrix(cell["embedding"], width).view(np.float16)
         primary = cell["primary"].to_numpy() == 1
-        pairs = neighbors.cosine_pairs_in_cell(x, primary, parts.settings)
-        found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
+        settings = parts.settings
+        deep = replace(settings, candidates_per_image=max(settings.candidates_per_image, neighbors.CROWD))
+        pairs = neighbors.cosine_pairs_in_cell(x, primary, deep)
         # A sample is primary in one cell, where all that it proposes is found.
         crowding = neighbors.crowding(pairs, len(cell))
+        complete = math.inf if settings.min_cosine is None else settings.min_cosine
+        pairs = neighbors.limit_candidates(pairs, complete, settings.candidates_per_image)
+        found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
         cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
         crowded.append(cell.filter(pa.array(primary & (crowding > 0))))
     parts.folder.write_table(f"{CROWDING}/{partition:05d}.parquet", pa.concat_tables(crowded))
@@ -314,7 +320,7 @@ def measure_recall(parts: _Parts, client: Client, samples: int) -> dict[str, Any
     query = near["query"].to_numpy()
     place = np.arange(len(near)) - np.searchsorted(query, query)
     near = near.filter(pa.array(place < wanted))
-    found = _found_pairs(parts.folder, pa.array(ids))
+    found = _found_pairs(parts.folder, pa.array(ids, pa.string()))
     true = [tuple(sorted((ids[row["query"]], row["sample_id"]))) for row in near.to_pylist()]
     hits = sum(pair in found for pair in true)
     low, high = wilson(hits, len(true))
@@ -335,7 +341,7 @@ def _exact(
     ids, embeddings = _embeddings(parts, shard)
     near = neighbors.exact_neighbors(queries, embeddings, floor, wanted + 1)  # one more, for the image itself
     table = pa.table({"query": near.i, "sample_id": ids.take(pa.array(near.j)), "score": near.score})
-    own = pa.array(query_ids).take(pa.array(near.i))
+    own = pa.array(query_ids, pa.string()).take(pa.array(near.i))
     return table.filter(pc.not_equal(table["sample_id"], own))
 
 

@@ -50,7 +50,7 @@ def warnings(document: dict[str, Any]) -> list[str]:
     if counts["removed"] > _REMOVED_SHARE_WARNED * counts["input"]:
         found.append(
             f"WARNING: {counts['removed'] / counts['input']:.0%} of the set is removed; look at some groups, and at "
-            "--max-bits and --min-cosine, before you use this manifest"
+            "--strictness and --min-cosine, before you use this manifest"
         )
     return found
 

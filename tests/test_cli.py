@@ -134,3 +134,19 @@ def test_help_lists_every_option_with_its_meaning(
     for option in ("--out", "--embedder", "--min-cosine", "--keep", "--scheduler", "--workers", "--config", "--root"):
         [line] = [line for line in out.splitlines() if re.search(rf"(?<![\w-]){option}(?![\w-])", line)]
         assert len(line.split(option, 1)[1].strip(" │")) > 10
+
+
+def test_the_sample_finds_its_planted_copies_and_no_others(
+    tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "sample")
+    arguments = ["sample", "--out", out, "--scheduler", str(cluster.scheduler)]
+    code, printed, err = dedup(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 0, err
+    found = re.search(r"(\d+) of (\d+) planted copies found .* (\d+) of 45 originals removed", printed)
+    assert found is not None
+    copies, planted, wrong = map(int, found.groups())
+    assert planted == 135
+    assert copies >= 0.85 * planted
+    assert wrong == 0
+    assert "efficientnet_lite0" in printed

@@ -104,10 +104,12 @@ def test_captions_come_from_text_else_from_json(tmp_path: Path) -> None:
         ("c.jpg", jpeg(3)), ("c.json", b"not json"),
         ("d.jpg", jpeg(4)), ("d.json", b"[1]"),
         ("e.jpg", jpeg(5)), ("e.txt", b"bad \xff byte"),
+        ("f.jpg", jpeg(6)), ("f.json", b"[" * 200_000),
+        ("g.jpg", jpeg(7)), ("g.json", b'{"caption": "half \\ud800", "url": "u"}'),
     ]  # fmt: skip
     rows = describe_shard(shard_of(tmp_path / "a.tar", members), SETTINGS, None).to_pylist()
-    assert [row["caption"] for row in rows] == ["Grüße", "of json", None, None, "bad � byte"]
-    assert [row["url"] for row in rows] == [None] * 5
+    assert [row["caption"] for row in rows] == ["Grüße", "of json", None, None, "bad � byte", None, "half ?"]
+    assert [row["url"] for row in rows] == [None] * 6 + ["u"]
     assert rows[2]["json"] == "not json"
 
 
@@ -198,6 +200,7 @@ def test_other_hash_sizes_and_hashes(tmp_path: Path) -> None:
         ({"hashes": ("phash", "nohash")}, "nohash"),
         ({"hashes": ()}, "none given"),
         ({"hash_size": 7}, "7"),
+        ({"hash_size": 36}, "at most 32"),
         ({"max_pixels": 0}, "max_pixels=0"),
     ],
 )

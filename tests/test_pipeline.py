@@ -365,6 +365,60 @@ def test_decide_redoes_only_the_decision(shards: Path, out: Path, cluster: Clust
 # ---------------------------------------------------------------- bad input
 
 
+def test_shards_without_a_representative_or_a_sample(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    (shards / "again").mkdir()
+    for name in ("00000.tar", "00002.tar"):
+        (shards / "again" / name).write_bytes((shards / name).read_bytes())
+    write_tar(shards / "empty.tar", [])
+    write_tar(shards / "failed.tar", sample_members("a", b"no image"))
+    run = deduplicate([str(shards)], str(out), EMBEDDED, cluster)
+    assert run.document["counts"]["input"] == 27
+    found = rows(out)
+    assert {found[f"again/00000/a{n}"]["method"] for n in range(5)} == {"exact", "verified"}
+    assert found["failed/a"]["status"] == "failed"
+    assert pq.read_table(out / "manifest" / "empty.parquet").num_rows == 0
+
+
+def test_a_set_in_which_nothing_can_be_decoded(tmp_path: Path, out: Path, cluster: ClusterSettings) -> None:
+    write_tar(tmp_path / "bad" / "0.tar", [*sample_members("a", b"no image"), *sample_members("b", None, "text")])
+    run = deduplicate([str(tmp_path / "bad")], str(out), EMBEDDED, cluster)
+    assert run.document["counts"] == {"input": 2, "kept": 0, "removed": 0, "failed": 2}
+
+
+def test_folders_that_cannot_hold_a_run(shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/run cannot hold a run"):
+        deduplicate([str(shards)], str(tmp_path / "file" / "run"), SETTINGS, cluster)
+    with pytest.raises(ConfigError, match="a memory of its own"):
+        deduplicate([str(shards)], "memory://run", SETTINGS, cluster)
+
+
+def test_settings_may_change_until_something_is_described(shards: Path, out: Path, cluster: ClusterSettings) -> None:
+    with pytest.raises(ConfigError):
+        deduplicate([str(shards)], str(out), SETTINGS, ClusterSettings(scheduler="nonsense"))
+    other = replace(SETTINGS, search=SearchSettings(max_bits=3))
+    assert deduplicate([str(shards)], str(out), other, cluster).document["counts"]["removed"] == 4
+
+
+def test_ctrl_c_says_what_is_kept_and_the_next_run_finishes(
+    shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(shards), "--out", str(out), "--embedder", "none"]
+    process = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("descriptors/*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    deduplicate([str(shards)], str(tmp_path / "whole"), SETTINGS, cluster)
+    assert files(out, "manifest", "pairs") == files(tmp_path / "whole", "manifest", "pairs")
+
+
 @pytest.mark.parametrize("kind", BROKEN_SHARDS)
 def test_a_broken_shard_is_named_or_skipped(kind: str, shards: Path, out: Path, cluster: ClusterSettings) -> None:
     bad = shards / "bad.tar"
