@@ -374,7 +374,7 @@ def test_shards_without_a_representative_or_a_sample(shards: Path, out: Path, cl
     run = deduplicate([str(shards)], str(out), EMBEDDED, cluster)
     assert run.document["counts"]["input"] == 27
     found = rows(out)
-    assert {found[f"again/00000/a{n}"]["method"] for n in range(5)} == {"exact", "verified"}
+    assert {found[f"again/00000/a{n}"]["status"] for n in range(5)} == {"removed"}
     assert found["failed/a"]["status"] == "failed"
     assert pq.read_table(out / "manifest" / "empty.parquet").num_rows == 0
 
