@@ -49,8 +49,12 @@ format: $(STAMP) ## let ruff format the code
 type: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the figures in README.md: DATA= a folder with photos/ and cifar10/ shards
-	$(BIN)/python -m pipelines.benchmark $(DATA)
+bench: $(STAMP) ## the figures in README.md: PHOTOS= and CIFAR= are folders of shards
+	$(BIN)/python -m pipelines.benchmark describe '$(PHOTOS)'
+	$(BIN)/python -m pipelines.benchmark phash '$(PHOTOS)'
+	$(BIN)/python -m pipelines.benchmark cifar '$(CIFAR)'
+	$(BIN)/python -m pipelines.benchmark search
+	$(BIN)/python -m pipelines.benchmark peers '$(PHOTOS)'
 
 lock: $(STAMP) ## choose new versions into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-header --no-annotate --upgrade \
