@@ -45,8 +45,8 @@ class DescribeSettings:
     embedder: str = "auto"
     """auto, efficientnet_lite0, clip, clip:ARCHITECTURE/TAG, clip:ARCHITECTURE/FILE, sscd:FILE, timm:MODEL or none."""
 
-    hashes: tuple[str, ...] = ("phash", "dhash", "ahash")
-    """Perceptual hashes to store: phash, dhash, ahash, phash_simple, dhash_vertical, whash."""
+    hashes: tuple[str, ...] = ("phash",)
+    """Perceptual hashes to store, of phash, dhash, ahash, phash_simple, dhash_vertical, whash; one is searched."""
 
     hash_size: int = 8
     """Side of the hashes: 8 gives 64 bits."""
