@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 import torch
@@ -77,13 +79,8 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     """A Dask client for the block; the local cluster, if it made one, ends with it."""
     with dask.config.set(_DASK_CONFIG), contextlib.ExitStack() as stack:
         if settings.scheduler:
-            try:
-                client = stack.enter_context(Client(settings.scheduler, timeout="20s"))
-            except (OSError, ValueError) as error:
-                raise ConfigError(
-                    f"no Dask scheduler answers at {settings.scheduler} ({error}); start one with `dask scheduler`, "
-                    "or leave SCHEDULER out to use this machine"
-                ) from error
+            _check_reachable(settings.scheduler)
+            client = stack.enter_context(Client(settings.scheduler, timeout="20s"))
         else:
             plan = layout(_cores(), _visible_gpus(), settings.workers)
             cluster = stack.enter_context(_local_cluster(plan))
@@ -91,6 +88,21 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         client.register_plugin(_QuietWorker())
         logger.info("Dask dashboard: %s", client.dashboard_link)
         yield client
+
+
+def _check_reachable(scheduler: str) -> None:
+    """A Client that fails to connect is left to the garbage collector, whose clean-up can deadlock with the start of
+    the next Client: so none is made for an address where nothing listens."""
+    try:
+        address = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
+        if address.hostname is None or address.port is None:
+            raise ValueError("an address is tcp://host:port")
+        socket.create_connection((address.hostname, address.port), timeout=20).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`, "
+            "or leave SCHEDULER out to use this machine"
+        ) from error
 
 
 def slots(client: Client) -> int:

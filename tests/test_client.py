@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dedup.errors import ConfigError
-from pipelines.client import ClusterSettings, Layout, layout
+from pipelines.client import ClusterSettings, Layout, connect, layout
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,12 @@ def test_the_machine_is_used_and_not_oversubscribed(
     cores: int, gpus: tuple[str, ...], workers: int | None, expected: Layout
 ) -> None:
     assert layout(cores, gpus, workers) == expected
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1", "tcp://127.0.0.1:1", "127.0.0.1:x"])
+def test_an_address_where_no_scheduler_listens_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"no Dask scheduler answers at {address}"), connect(ClusterSettings(address)):
+        pytest.fail("connected")
 
 
 def test_settings_that_contradict_are_refused() -> None:
