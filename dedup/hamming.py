@@ -169,8 +169,8 @@ def thin_equal(
 
 
 def limit_candidates(pairs: HammingPairs, max_bits: int, per_row: int) -> HammingPairs:
-    """All pairs within `max_bits`, and of those beyond it the ones that are among the nearest `per_row` beyond it of
-    either row (equally near ones by row number).
+    """All pairs within `max_bits`, and of those beyond it the ones that are among the nearest `per_row` beyond it that
+    a row has with earlier rows, or with later ones (equally near ones by row number).
 
     After `hamming_pairs_in_bands` a row is an image in one band, so what an image proposes does not depend on which
     bands and values share a call.

@@ -64,7 +64,7 @@ class SearchSettings:
     """Embeddings of at least this cosine are candidates, of each image the nearest."""
 
     candidates_per_image: int = 2
-    """How many candidates an image names in each search."""
+    """How many candidates an image names in each search, among the samples before it and as many after it."""
 
     cells: int | None = None
     """Into how many cells embeddings are clustered; by default by their number, 1 is an exact search."""
@@ -188,8 +188,8 @@ def crowding(pairs: CosinePairs, rows: int) -> Floats:
 
 
 def limit_candidates(pairs: CosinePairs, complete: float, per_row: int) -> CosinePairs:
-    """All pairs of at least `complete`, and of those below the ones that are among the best `per_row` of either row
-    (equally good ones by the other row's number)."""
+    """All pairs of at least `complete`, and of those below the ones that are among the best `per_row` that a row has
+    with earlier rows, or with later ones (equally good ones by the other row's number)."""
     keep = pairs.score >= complete
     below = np.flatnonzero(~keep)
     for row, other in ((pairs.i[below], pairs.j[below]), (pairs.j[below], pairs.i[below])):

@@ -302,3 +302,23 @@ def test_cuda_agrees_with_the_cpu(family: str, tiny: dict[str, tuple[str, Path]]
     assert np.array_equal(first, again)
     tolerance = 1e-3 if family == "efficientnet_lite0" else 1e-2  # the others run in half precision
     assert (rows_of(reference, pictures) * first).sum(1).min() > 1 - tolerance
+
+
+def test_the_kept_model_gives_the_rows_of_the_one_just_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pictures = photographs(128)[:5]
+    made = rows_of(on_cpu("efficientnet_lite0", 1), pictures)
+    kept = list(tmp_path.rglob("model.xml"))
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    assert np.array_equal(rows_of(on_cpu("efficientnet_lite0", 1), pictures), made)
+    assert kept[0].stat().st_mtime_ns == before
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    pictures = photographs(128)[:2]
+    assert rows_of(on_cpu("efficientnet_lite0", 1), pictures).shape == (2, 320)

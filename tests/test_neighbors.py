@@ -21,7 +21,9 @@ from dedup.neighbors import (
     brute_force_pairs,
     cosine,
     cosine_pairs_in_cell,
+    crowding,
     exact_neighbors,
+    limit_candidates,
     n_cells,
     train_cells,
 )
@@ -346,3 +348,21 @@ def test_gpu_finds_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     assert listed(found) == listed(cosine_pairs_in_cell(x, primary, SETTINGS))
     assert np.array_equal(centroids, train_cells(x, 30, seed=0))
+
+
+def test_crowding_is_the_cosine_of_the_fifth_best_pair() -> None:
+    # Row 0 has six pairs, rows 1 to 6 one each.
+    scores = np.array([0.9, 0.8, 0.95, 0.7, 0.85, 0.75], np.float32)
+    pairs = CosinePairs(np.zeros(6, np.int64), np.arange(1, 7), scores)
+    assert crowding(pairs, 8).tolist() == [np.float32(0.75), 0, 0, 0, 0, 0, 0, 0]
+    assert crowding(CosinePairs(pairs.i[:4], pairs.j[:4], scores[:4]), 8).tolist() == [0] * 8
+
+
+def test_candidates_are_the_best_with_earlier_and_with_later_rows_and_all_that_count_anyway() -> None:
+    i, j = np.array([0, 0, 0, 1, 2]), np.array([1, 2, 3, 2, 3])
+    pairs = CosinePairs(i, j, np.array([0.9, 0.8, 0.7, 0.6, 0.75], np.float32))
+    kept = limit_candidates(pairs, 2.0, 1)
+    # Among later rows 0 names 1, 1 names 2, 2 names 3; among earlier ones 2 names 0 and 3 names 2. Nobody names 0-3.
+    assert list(zip(kept.i.tolist(), kept.j.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 2), (2, 3)]
+    kept = limit_candidates(pairs, 0.7, 0)
+    assert list(zip(kept.i.tolist(), kept.j.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (2, 3)]

@@ -18,7 +18,7 @@ from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import compare, picture
 from dedup.hashes import information
 from dedup.images import decode, grey, thumbnail
-from dedup.thumbnails import likeness
+from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
 from dedup.verify import Verdicts, VerifySettings, crowding_of, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
@@ -285,3 +285,26 @@ def test_no_pairs_are_no_work() -> None:
     nothing = pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())})
     files = {"a": png(photograph("coffee"))}
     assert len(verify_pairs(nothing, described(files), files.__getitem__, SETTINGS).probability) == 0
+
+
+def test_residual_sees_through_light_and_contrast_but_not_through_colour() -> None:
+    photograph = Image.fromarray(skimage.data.astronaut())
+    pixels = np.asarray(thumbnail(photograph)).astype(np.float64)
+    retouched = [
+        pixels,
+        np.clip(pixels * 0.7 + 20, 0, 255),  # darker and flatter
+        pixels[..., ::-1],  # red and blue exchanged
+        pixels[:, ::-1],
+        np.full_like(pixels, 90),
+    ]
+    thumbnails = np.stack([np.rint(view).astype(np.uint8) for view in retouched])
+    first = np.zeros(5, np.intp)
+    rms, worst = residual(thumbnails, first, np.arange(5))
+    assert (rms[0], worst[0]) == (0, 0)
+    assert rms[1] < 1
+    assert worst[1] < 3
+    assert rms[2] > 10
+    assert rms[3] > 30
+    assert rms[4] == worst[4] == np.inf
+    again = residual(thumbnails, np.arange(5), first)
+    np.testing.assert_allclose(again, (rms, worst), atol=1e-4)
