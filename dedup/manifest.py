@@ -56,6 +56,8 @@ def manifest_table(shard: Shard, descriptors: pa.Table, decisions: pa.Table) -> 
         "caption": descriptors["caption"],
         "url": descriptors["url"],
         "note": descriptors["note"],
+        "weight": pa.nulls(rows, pa.float32()),
+        "captions": pa.nulls(rows, pa.list_(pa.string())),
     }
     table = pa.table([columns[name] for name in MANIFEST_SCHEMA.names], names=MANIFEST_SCHEMA.names)
     return table.cast(MANIFEST_SCHEMA).combine_chunks()

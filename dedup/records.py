@@ -124,5 +124,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("caption", pa.string()),
         pa.field("url", pa.string()),
         pa.field("note", pa.string()),
+        pa.field("weight", pa.float32()),  # null unless the run weighs instead of removing
+        pa.field("captions", pa.list_(pa.string())),  # of a keeper, null unless captions are pooled there
     ]
 )

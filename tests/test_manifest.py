@@ -43,6 +43,7 @@ def test_rows_stay_in_the_order_of_the_shard_whatever_the_decisions() -> None:
     assert table["component_size"].to_pylist() == [4, 1, 4, 1]
     assert table["sha256"].to_pylist() == [bytes(range(32)).hex(), None, bytes(range(32)).hex(), bytes(range(32)).hex()]
     assert set(table["shard"].to_pylist()) == {"/data/a.tar"}
+    assert table["weight"].null_count == table["captions"].null_count == len(table)
     assert count(table) == {"kept": 2, "removed": 1, "failed": 1, "removed:hash": 1}
 
 
