@@ -8,17 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup.attack.reference import GROUPS_SCHEMA, Reference
+from dedup.attack.reference import Reference
 from dedup.errors import ConfigError
+from tests.attack_makers import group_table
 
 
 def groups(*kinds: str) -> pa.Table:
-    count = len(kinds)
-    copies = [{"canary": 4, "held_out": 0}.get(kind, 1) for kind in kinds]
-    columns = [list(range(count)), list(kinds), copies, [False] * count, [None] * count]
-    return pa.Table.from_arrays(
-        [pa.array(c, f.type) for c, f in zip(columns, GROUPS_SCHEMA, strict=True)], schema=GROUPS_SCHEMA
-    )
+    return group_table(kinds, [{"canary": 4, "held_out": 0}.get(kind, 1) for kind in kinds])
 
 
 def reference() -> Reference:

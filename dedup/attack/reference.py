@@ -34,7 +34,7 @@ GROUPS_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """V variants of U groups.
 
