@@ -7,7 +7,8 @@ STAMP := $(VENV)/.complete
 PATTERN = '$(subst ','\'',$(1))'
 option = $(if $($(1)),--$(2) $(call PATTERN,$($(1))))
 OPTIONS = $(call option,OUT,out) $(call option,EMBEDDER,embedder) $(call option,CONFIG,config) \
-	$(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(call option,MIN_COSINE,min-cosine) $(ARGS)
+	$(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(call option,MIN_COSINE,min-cosine) \
+	$(call option,STRICTNESS,strictness) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dedup test lint format type bench lock clean
@@ -16,7 +17,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make dedup takes SHARDS='shards/{00000..00009}.tar' OUT=runs/mine EMBEDDER= CONFIG=file.toml"
-	@echo "  SCHEDULER=tcp://... WORKERS= MIN_COSINE= and ARGS='...' for any other option of \`dedup run\`"
+	@echo "  SCHEDULER=tcp://... WORKERS= MIN_COSINE= STRICTNESS= and ARGS='...' for any other option of \`dedup run\`"
 
 setup: $(STAMP) ## the environment in .venv, with all that any target needs
 

@@ -27,6 +27,15 @@ class Logistic:
         return np.asarray(1 / (1 + np.exp(-np.clip(score, -50, 50))), np.float32)
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Pairs of at least `min_probability` are accepted. `measured` says what `dedup calibrate` found there, on what
+    data, and when."""
+
+    min_probability: float
+    measured: str
+
+
 MODELS = {
     "thumbnails": Logistic(
         -7.592,
@@ -57,7 +66,7 @@ MODELS = {
 }
 
 OPERATING_POINTS = {
-    "copies": 0.9,
-    "near": 0.3,
-    "exact": 2.0,  # no probability reaches it
+    "copies": OperatingPoint(0.9, "not measured"),
+    "near": OperatingPoint(0.3, "not measured"),
+    "exact": OperatingPoint(2.0, "no probability reaches it: the same bytes, which needs no measuring"),
 }

@@ -61,19 +61,28 @@ class VerifySettings:
     strictness: str = "copies"
     """copies (the same picture, retouched in any way), near (also other shots of a scene), exact (the same bytes)."""
 
+    min_probability: float | None = None
+    """Accept pairs of at least this probability, whatever the strictness; `dedup calibrate` picks one."""
+
+    calibrated_on: str | None = None
+    """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
+
     pictures_held: int = 2000
     """How many images, at 0.1 MB each, a task keeps in memory for further pairs."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:
             raise ConfigError(f"strictness {self.strictness!r}: choose one of {', '.join(OPERATING_POINTS)}")
+        if self.min_probability is not None and not 0 < self.min_probability <= 1:
+            raise ConfigError(f"min_probability={self.min_probability}: must be above 0 and at most 1")
         if self.pictures_held < 2:
             raise ConfigError(f"pictures_held={self.pictures_held}: a pair needs 2")
 
     @property
-    def min_probability(self) -> float:
+    def accepts_from(self) -> float:
         """Pairs of at least this probability are accepted."""
-        return OPERATING_POINTS[self.strictness]
+        point = OPERATING_POINTS[self.strictness]
+        return point.min_probability if self.min_probability is None else self.min_probability
 
 
 @dataclass(frozen=True)

@@ -283,7 +283,7 @@ def main(*, photos: str, uniform: str, small: str, seed: int = 1, write: bool = 
         "pixels": fit(fine, (1, 1, 1, -1), COPY_WEIGHT),
         "small": fit(tiny, (1, 1, 1, 1)),
     }
-    threshold = verification_model.OPERATING_POINTS["copies"]
+    threshold = verification_model.OPERATING_POINTS["copies"].min_probability
     for name, examples, at in (("pixels", fine, threshold), ("small", tiny, threshold), ("thumbnails", coarse, 0.01)):
         logger.info(report(name, models[name], examples, at))
     if write:

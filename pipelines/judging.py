@@ -259,7 +259,7 @@ def _conclude(
     parts: _Parts, name: str, pairs: pa.Table, cosine: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]
 ) -> int:
     by_cosine = _accepted_by_cosine(parts, cosine)
-    accepted = by_cosine | (probability >= np.float32(parts.verify.min_probability))
+    accepted = by_cosine | (probability >= np.float32(parts.verify.accepts_from))
     method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
     shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
     parts.folder.write_table(f"{_JUDGED}/{name}", shards.append_column("score", pa.array(probability)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dedup.verification_model import OPERATING_POINTS
 from pipelines.run_state import STEPS, Run
+from pipelines.settings import RunSettings
 
 _GROUP_SHARE_WARNED = 0.01
 _GROUP_SIZE_WARNED = 10  # below this a group is no news, however small the set
@@ -22,6 +24,7 @@ def text(run: Run) -> str:
         f"removed  {counts['removed']:>12,}  {_by_method(counts)}".rstrip(),
         f"failed   {counts['failed']:>12,}",
         f"embedder {_embedder(document)}",
+        f"accepts  {_accepts(run.settings)}",
     ]
     if document["skipped_shards"]:
         lines.append(f"skipped  {len(document['skipped_shards']):>12,}  unreadable shards, listed in run.json")
@@ -69,6 +72,17 @@ def _embedder(document: dict[str, Any]) -> str:
     if embedder["threshold"] is None:
         return f"{embedder['name']}, uncalibrated: proposes pairs, accepts none"
     return str(embedder["name"])
+
+
+def _accepts(settings: RunSettings) -> str:
+    verify = settings.verify
+    if not verify.verify:
+        return f"hashes within {settings.search.max_bits} bits; nothing is verified"
+    if verify.min_probability is None:
+        source = f"{verify.strictness}: {OPERATING_POINTS[verify.strictness].measured}"
+    else:
+        source = verify.calibrated_on or "set by you"
+    return f"pairs of a probability of at least {verify.accepts_from:g} ({source})"
 
 
 def _recall(recall: dict[str, Any]) -> str:

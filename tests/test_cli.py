@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dedup.describe import DescribeSettings
 from dedup.manifest import read_manifest
-from pipelines import cli
+from dedup.verify import VerifySettings
+from pipelines import cli, summary
 from pipelines.client import ClusterSettings
+from pipelines.deduplicate import deduplicate
+from pipelines.settings import RunSettings
 
 
 def dedup(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -150,3 +155,22 @@ def test_the_sample_finds_its_planted_copies_and_no_others(
     assert copies >= 0.85 * planted
     assert wrong == 0
     assert "efficientnet_lite0" in printed
+    recall = re.search(r"^recall +([\d.]+)% of the neighbours .* exact search for \d+ images", printed, re.M)
+    assert recall is not None
+    assert float(recall[1]) >= 99
+    assert re.search(r"^accepts +pairs of a probability of at least 0\.\d+ \(copies: ", printed, re.M)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"min_probability": 0.75}, "of at least 0.75 (set by you)"),
+        ({"min_probability": 0.75, "calibrated_on": "ten pictures, 2026-01-02"}, "0.75 (ten pictures, 2026-01-02)"),
+        ({"verify": False}, "hashes within 2 bits; nothing is verified"),
+    ],
+)
+def test_the_summary_says_what_is_accepted_and_on_what_data_that_was_measured(
+    settings: dict[str, Any], line: str, shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    asked = RunSettings(DescribeSettings(embedder="none"), verify=VerifySettings(**settings))
+    assert line in summary.text(deduplicate([str(shards)], str(tmp_path / "run"), asked, cluster))

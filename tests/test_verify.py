@@ -75,7 +75,7 @@ def test_every_transform_is_seen_through(name: str) -> None:
         files[f"{title}/b"] = TRANSFORMS[name](photograph(title), np.random.default_rng(number)).data
         pairs.append((f"{title}/a", f"{title}/b"))
     probability = verified(files, pairs).probability
-    assert (probability >= SETTINGS.min_probability).all(), dict(zip(pairs, probability, strict=True))
+    assert (probability >= SETTINGS.accepts_from).all(), dict(zip(pairs, probability, strict=True))
 
 
 def test_different_photographs_are_no_copies() -> None:
@@ -95,7 +95,7 @@ def test_uniform_sets_keep_their_pictures_and_lose_their_copies(name: str) -> No
             rng = np.random.default_rng(number)
             copies[f"{number}", f"{number}/{transform}"] = TRANSFORMS[transform](image, rng).data
     files |= {copy: data for (_, copy), data in copies.items()}
-    accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.min_probability
+    accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.accepts_from
     assert accepted[: len(different)].sum() == 0
     assert accepted[len(different) :].sum() >= len(copies) - 1
 
@@ -128,7 +128,7 @@ def test_placeholders_of_other_words_differ_and_their_copies_are_found() -> None
     pairs = [("a", "b"), ("a", "enlarge"), ("a", "recompress"), ("a", "shrink")]
     probability = verified(files, pairs, crowding=0.9).probability  # a site has more of them
     assert probability[0] < 0.5
-    assert (probability[1:] >= SETTINGS.min_probability).all()
+    assert (probability[1:] >= SETTINGS.accepts_from).all()
 
 
 def test_flat_pictures_are_no_evidence() -> None:
@@ -166,7 +166,7 @@ def test_images_of_32_pixels_are_compared_by_their_thumbnails() -> None:
         raise AssertionError(f"{sample_id} was read")
 
     probability = verify_pairs(pairs, table, unread, SETTINGS).probability
-    assert (probability[: len(copies)] >= SETTINGS.min_probability).mean() >= 0.8
+    assert (probability[: len(copies)] >= SETTINGS.accepts_from).mean() >= 0.8
     assert probability[len(copies) :].max() < 0.5
 
 
@@ -203,7 +203,7 @@ def test_each_image_is_read_once_and_none_for_settled_pairs() -> None:
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
     verdicts = verify_pairs(table, described(files), read_image, SETTINGS)
     assert verdicts.settled[0]
-    assert verdicts.probability[0] >= SETTINGS.min_probability
+    assert verdicts.probability[0] >= SETTINGS.accepts_from
     assert len(read) == len(set(read))
     assert "again" not in read
     few = VerifySettings(pictures_held=2)
@@ -264,8 +264,11 @@ def test_settings_say_what_may_be_chosen() -> None:
         VerifySettings(strictness="strict")
     with pytest.raises(ConfigError, match="pictures_held"):
         VerifySettings(pictures_held=1)
-    least = {name: VerifySettings(strictness=name).min_probability for name in ("near", "copies", "exact")}
+    least = {name: VerifySettings(strictness=name).accepts_from for name in ("near", "copies", "exact")}
     assert 0 < least["near"] < least["copies"] < 1 < least["exact"]
+    assert VerifySettings(strictness="exact", min_probability=0.75).accepts_from == 0.75
+    with pytest.raises(ConfigError, match=r"min_probability=1\.5"):
+        VerifySettings(min_probability=1.5)
 
 
 def test_samples_without_descriptor_or_thumbnail_are_named() -> None:
