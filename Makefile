@@ -11,10 +11,10 @@ OPTIONS = $(call option,OUT,out) $(call option,EMBEDDER,embedder) $(call option,
 	$(call option,STRICTNESS,strictness) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dedup test lint format type bench lock clean
+.PHONY: help setup dedup clean-shards test lint format type bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make dedup takes SHARDS='shards/{00000..00009}.tar' OUT=runs/mine EMBEDDER= CONFIG=file.toml"
 	@echo "  SCHEDULER=tcp://... WORKERS= MIN_COSINE= STRICTNESS= and ARGS='...' for any other option of \`dedup run\`"
@@ -34,6 +34,9 @@ ifeq ($(strip $(SHARDS)),)
 else
 	$(BIN)/dedup run $(foreach pattern,$(SHARDS),$(call PATTERN,$(pattern))) $(OPTIONS)
 endif
+
+clean-shards: $(STAMP) ## write shards of the run RUN without its removed samples into OUT
+	$(BIN)/dedup clean $(call PATTERN,$(RUN)) $(call option,OUT,out) $(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(ARGS)
 
 test: $(STAMP) ## the test suite, notebooks included
 	$(BIN)/python -m pytest -n auto

@@ -79,6 +79,24 @@ def list_shards(patterns: Sequence[str], root: str | None = None) -> tuple[str, 
     return base, sorted(shards, key=lambda shard: shard.shard_id)
 
 
+def refuse_changed(shards: Sequence[Shard]) -> None:
+    """Raises ShardError for a shard that vanished since it was listed, or has another size or version now."""
+    by_folder: dict[tuple[Any, str], list[str]] = defaultdict(list)
+    for shard in shards:
+        fs, path, _ = open_filesystem(shard.url)
+        by_folder[fs, path.rpartition("/")[0]].append(path)
+    found: _Found = {}
+    for (fs, folder), paths in by_folder.items():
+        fs.invalidate_cache()
+        for path, info in _info_of(fs, folder, paths):
+            _add(found, fs, path, info)
+    for shard in shards:
+        size, version = found[shard.url]
+        if (size, version) != (shard.size, shard.version):
+            now, then = f"{size} bytes, version {version}", f"{shard.size} bytes, version {shard.version}"
+            raise ShardError(shard.url, f"has changed: {now}; {then} when the run read it; run dedup again")
+
+
 def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str, bool]:
     """The filesystem of a path or fsspec URL, the path in it, and whether that is a path of the local disk.
 

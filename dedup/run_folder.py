@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ METADATA_KEY = "dedup"
 # Readers of Parquet see the version in created_by only; a fixed codec and no statistics on wide binary columns keep
 # the same rows the same bytes.
 _COMPRESSION = "zstd"
+_ASIDE = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # what `whole_file` writes to, left behind by a killed process
 
 
 def fingerprint(*parts: object) -> str:
@@ -97,14 +99,23 @@ class RunFolder:
         names = (str(path)[len(prefix) :] for path in found)
         return sorted(name for name in names if name.endswith(".parquet") and not Path(name).name.startswith("."))
 
+    def sizes(self) -> dict[str, int]:
+        """Every finished file in the folder, by its name there, with its size in bytes."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        found = fs.find(root, detail=True) if fs.exists(root) else {}
+        prefix = fs._strip_protocol(root).rstrip("/") + "/"
+        sizes = {str(path)[len(prefix) :]: int(info["size"]) for path, info in found.items()}
+        return {name: size for name, size in sizes.items() if not _ASIDE.search(name)}
+
     def remove(self, name: str) -> None:
         fs, root = self._fs
         if fs.exists(f"{root}/{name}"):
             fs.rm(f"{root}/{name}", recursive=True)
 
     @contextlib.contextmanager
-    def _whole_file(self, name: str) -> Iterator[str]:
-        """A local path to write to; on success its content becomes the file `name`, on failure nothing does."""
+    def whole_file(self, name: str) -> Iterator[str]:
+        """A local path to write to; where the block succeeds its content becomes the file `name`, else nothing does."""
         fs, root = self._fs
         target = f"{root}/{name}"
         if self.is_local:
@@ -126,7 +137,7 @@ class RunFolder:
     @contextlib.contextmanager
     def table_writer(self, name: str, schema: pa.Schema) -> Iterator[TableWriter]:
         """Write a Parquet file piece by piece; it exists once the block ends without an exception."""
-        with self._whole_file(name) as path:
+        with self.whole_file(name) as path:
             writer = TableWriter(path, schema)
             try:
                 yield writer
@@ -163,7 +174,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        with self._whole_file(name) as path:
+        with self.whole_file(name) as path:
             Path(path).write_text(text, encoding="utf-8")
 
     def read_json(self, name: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 from webdataset.tariterators import base_plus_ext
 
@@ -22,14 +22,25 @@ from dedup.listing import list_shards, open_filesystem
 from dedup.records import Member, Sample, Shard
 from dedup.tar_stream import HashedStream, headers, why
 
-__all__ = ["IMAGE_EXTENSIONS", "ShardReader", "UniqueKeys", "list_shards", "read_range", "write_shard"]
+__all__ = [
+    "IMAGE_EXTENSIONS", "SampleCounter", "ShardReader", "UniqueKeys", "header", "list_shards", "open_to_read",
+    "read_range", "write_shard", "write_tar",
+]  # fmt: skip
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 
 # Larger members are not read into memory: this is more than 200 megapixels of uncompressed 8-bit RGB.
 MAX_MEMBER_BYTES = 1 << 30
 
+_COPY_BYTES = 1 << 20
+
 _META = re.compile(r"__[^/]*__($|/)")  # as webdataset's tar_file_iterator
+
+
+class Readable(Protocol):
+    """What a member's content is read from: `size` bytes at a time, fewer only at its end."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class ShardReader:
@@ -67,13 +78,37 @@ class ShardReader:
         return self._bytes
 
     def __iter__(self) -> Iterator[Sample]:
-        with _open_to_read(self.shard.url) as file:
+        with open_to_read(self.shard.url) as file:
             stream = HashedStream(file, self.shard.url)
             yield from _samples(stream, self.shard.url)
             if 0 <= self.shard.size != stream.position:
                 lengths = f"{stream.position} bytes long, but {self.shard.size} when it was listed"
                 raise ShardError(self.shard.url, lengths)
             self._sha256, self._bytes = stream.hexdigest(), stream.position
+
+
+class SampleCounter:
+    """Tells which sample of its shard a member belongs to, by the rules that ShardReader states.
+
+    `number` counts the samples from 0; it is that of the last member placed, -1 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.number = -1
+        self._key: str | None = None
+        self._extensions: set[str] = set()
+
+    def place(self, info: tarfile.TarInfo) -> tuple[str, str] | None:
+        """Key and lower-case extension of the next member; None where it belongs to no sample."""
+        key, extension = _split(info)
+        if key is None:
+            return None
+        if key != self._key or extension in self._extensions:
+            self.number += 1
+            self._key = key
+            self._extensions.clear()
+        self._extensions.add(extension)
+        return key, extension
 
 
 class UniqueKeys:
@@ -118,43 +153,53 @@ def write_shard(url: str, members: Iterable[tuple[str, bytes]]) -> None:
     It appears under its name only when whole, and replaces what was there. The format is POSIX.1-2001 (pax), which is
     plain ustar wherever the name fits in there.
     """
+    files = ((header(name, len(content)), io.BytesIO(content)) for name, content in members)
     fs, path, local = open_filesystem(url)
     if local:
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
         aside = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
         try:
-            _write_tar(aside, members)
+            write_tar(aside, files)
             aside.replace(final)
         finally:
             aside.unlink(missing_ok=True)
     else:
         with tempfile.TemporaryDirectory() as spool:
             aside = Path(spool, "shard.tar")
-            _write_tar(aside, members)
+            write_tar(aside, files)
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             fs.put_file(str(aside), path)
 
 
-def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)  # its defaults: mtime 0, mode 0644, uid and gid 0, no names
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+def header(name: str, size: int) -> tarfile.TarInfo:
+    """The header of a file that says its name and size, and else the same for every file: no time, no owner."""
+    info = tarfile.TarInfo(name)  # its defaults: mtime 0, mode 0644, uid and gid 0, no names
+    info.size = size
+    return info
+
+
+def write_tar(path: Path, members: Iterable[tuple[tarfile.TarInfo, Readable | None]]) -> None:
+    """Write a local tar of members that are taken one at a time; content is read `_COPY_BYTES` at a time."""
+    with tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
+        for info, content in members:
+            tar.addfile(info, cast(IO[bytes], content))
+            tar.members.clear()  # type: ignore[attr-defined]  # kept for reading, which nobody does
 
 
 def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:
     names = UniqueKeys()
+    counter = SampleCounter()
     current: _Gathered | None = None
     for info in headers(stream, url):
-        key, extension = _split(info)
-        if key is None:
+        placed = counter.place(info)
+        if placed is None:
             continue
-        if current is None or current.key != key or extension in current.extensions:
+        key, extension = placed
+        if current is None or current.number != counter.number:
             if current is not None:
                 yield current.sample(names)
-            current = _Gathered(key)
+            current = _Gathered(key, counter.number)
         current.extensions.append(extension)
         if current.wants(extension):
             current.add(extension, info, _content(stream, info, url))
@@ -186,8 +231,9 @@ def _content(stream: HashedStream, info: tarfile.TarInfo, url: str) -> bytes | N
 class _Gathered:
     """The sample under way."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, number: int) -> None:
         self.key = key
+        self.number = number
         self.extensions: list[str] = []
         self._image: Member | None = None
         self._read: dict[str, bytes] = {}
@@ -223,7 +269,8 @@ def _printable(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _open_to_read(url: str) -> IO[bytes]:
+def open_to_read(url: str) -> IO[bytes]:
+    """A shard's bytes, unbuffered. Raises ShardError where it cannot be opened."""
     fs, path, local = open_filesystem(url)
     try:
         if local:

@@ -1,4 +1,4 @@
-"""A tar read forwards only: its headers, one after the other, and the sha256 of the whole file on the way.
+"""A tar read forwards only: its headers, one after the other, and on request the sha256 of the whole file.
 
 POSIX.1-2001 (ustar, pax) and GNU tars, as tarfile's header parser knows them; strict about where they end.
 """
@@ -6,6 +6,7 @@ POSIX.1-2001 (ustar, pax) and GNU tars, as tarfile's header parser knows them; s
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import IO, cast
@@ -16,13 +17,13 @@ _CHUNK = 1 << 17  # bytes; larger ones leave the processor's cache between readi
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 
 
-class HashedStream:
-    """A file read forwards only, hashed as it goes by; as much of a file object as tarfile's header parser needs."""
+class ForwardStream:
+    """A file read forwards only, by seeking past what nobody asks for; as much of a file object as tarfile's header
+    parser needs."""
 
     def __init__(self, file: IO[bytes], url: str) -> None:
         self._file = file
         self._url = url
-        self._hash = hashlib.sha256()
         self._buffer = memoryview(b"")
         self.position = 0
 
@@ -52,6 +53,46 @@ class HashedStream:
 
     def skip_to(self, position: int) -> bool:
         """Go forwards to `position`; False where the file ends before it."""
+        if position - self.position > len(self._buffer):
+            self._buffer = memoryview(b"")
+            end = self._seek(0, os.SEEK_END)
+            self.position = self._seek(min(position, end), os.SEEK_SET)
+        else:
+            self._buffer = self._buffer[position - self.position :]
+            self.position = position
+        return self.position == position
+
+    def _seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except Exception as error:  # each filesystem has errors of its own
+            raise self._unreadable(error) from error
+
+    def _filled(self) -> bool:
+        if not self._buffer:
+            try:
+                chunk = self._file.read(_CHUNK)
+            except Exception as error:  # each filesystem has errors of its own
+                raise self._unreadable(error) from error
+            self._went_by(chunk)
+            self._buffer = memoryview(chunk)
+        return bool(self._buffer)
+
+    def _unreadable(self, error: Exception) -> ShardError:
+        return ShardError(self._url, f"cannot be read on from byte {self.position}: {why(error)}")
+
+    def _went_by(self, chunk: bytes) -> None:
+        """Called with every byte of the file that is read, in order."""
+
+
+class HashedStream(ForwardStream):
+    """A ForwardStream that reads every byte, and hashes it as it goes by."""
+
+    def __init__(self, file: IO[bytes], url: str) -> None:
+        super().__init__(file, url)
+        self._hash = hashlib.sha256()
+
+    def skip_to(self, position: int) -> bool:
         while self.position < position and self._filled():
             step = min(position - self.position, len(self._buffer))
             self._buffer = self._buffer[step:]
@@ -61,15 +102,8 @@ class HashedStream:
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
-    def _filled(self) -> bool:
-        if not self._buffer:
-            try:
-                chunk = self._file.read(_CHUNK)
-            except Exception as error:  # each filesystem has errors of its own
-                raise ShardError(self._url, f"cannot be read on from byte {self.position}: {why(error)}") from error
-            self._hash.update(chunk)
-            self._buffer = memoryview(chunk)
-        return bool(self._buffer)
+    def _went_by(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
 
 
 class _Headers(tarfile.TarFile):
@@ -79,7 +113,7 @@ class _Headers(tarfile.TarFile):
         return None
 
 
-def headers(stream: HashedStream, url: str) -> Iterator[tarfile.TarInfo]:
+def headers(stream: ForwardStream, url: str) -> Iterator[tarfile.TarInfo]:
     """Every header of the tar; the stream stands at the member's content, and may be read on from there.
 
     TarFile itself is of no use: it ends in silence at a damaged header, and at an end of file that no end-of-archive

@@ -19,7 +19,8 @@ from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError
 from dedup.manifest import read_manifest
 from dedup.planting import score
-from pipelines import sample, summary
+from dedup.rewrite import CleanSettings
+from pipelines import clean, sample, summary
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.run_state import Run
@@ -30,6 +31,7 @@ logger = logging.getLogger("dedup")
 
 RUN_DEFAULTS = RunSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
+CLEAN_DEFAULTS = CleanSettings()
 
 app = App(
     name="dedup",
@@ -93,6 +95,26 @@ def decide(
     before = Run.reopen(run).settings.decide
     decision = DecideSettings(grouping or before.grouping, keep or before.keep)
     print(summary.text(redecide(run, decision, cluster)))
+
+
+@app.command(name="clean")
+def clean_shards(
+    run: str,
+    *,
+    out: str,
+    settings: Annotated[CleanSettings, FLAT] = CLEAN_DEFAULTS,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
+) -> None:
+    """Write cleaned shards of a finished run: all but its removed samples, every member byte for byte.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    out
+        Where the shards go, local or an fsspec URL: a new folder, or one that an interrupted call began.
+    """
+    print(clean.text(clean.clean(run, out, settings, cluster), out))
 
 
 @app.command(name="sample")

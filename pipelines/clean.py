@@ -1,0 +1,221 @@
+"""Write cleaned shards: one Dask task per input shard, checked, resumable; the input is never touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from distributed import Client, as_completed
+
+from dedup.errors import ConfigError, ManifestError, ShardError
+from dedup.listing import open_filesystem, refuse_changed
+from dedup.manifest import manifest_name
+from dedup.records import Shard
+from dedup.rewrite import MANIFEST_COLUMNS, CleanSettings, Output, Rewriter, Written, plan
+from dedup.run_folder import RunFolder, fingerprint
+from pipelines.client import ClusterSettings, connect
+from pipelines.progress import Progress
+from pipelines.run_state import Run
+
+CLEAN_FILE = "clean.json"
+FORMAT = 1  # of clean.json
+_SECONDS_BETWEEN_SAVES = 10.0
+
+
+def clean(run_url: str, out: str, settings: CleanSettings, cluster: ClusterSettings) -> dict[str, Any]:
+    """Write what stays of the run's shards into the folder `out`, or finish what was begun there; gives clean.json.
+
+    Raises ManifestError where the run is unfinished, ShardError where a shard changed or vanished since, ConfigError
+    where `out` overlaps the input or holds something else.
+    """
+    run = Run.reopen(run_url)
+    if not run.is_finished("decide"):
+        raise ManifestError(f"the run in {run_url} is unfinished; start it again with the same settings to finish it")
+    _refuse_overlap(out, run.shards)
+    staying = [settings.staying(entry["counts"]) for entry in run.document["shards"]]
+    outputs = plan(run.shards, staying, settings)
+    folder = RunFolder(out)
+    refuse_changed(run.shards)
+    document = _open(folder, run, settings)
+    written = _still_there(folder, document)
+    missing = [output for output in outputs if output.name not in written]
+    try:
+        if missing:
+            with connect(cluster) as client:
+                started = time.monotonic()
+                _write_all(client, run, folder, missing, settings, document, written)
+                document["seconds"] = round(time.monotonic() - started, 3)
+        document["counts"] = _checked_counts(folder, run, outputs, written, settings)
+        document["finished"] = True
+    finally:
+        _save(folder, document, written)
+    return document
+
+
+def text(document: dict[str, Any], out: str) -> str:
+    """What was written, for a terminal."""
+    counts = document["counts"]
+    return "\n".join(
+        [
+            f"input    {counts['input']:>12,}",
+            f"written  {counts['written']:>12,}  in {len(document['shards']):,} shards, checked against the manifest",
+            f"left out {counts['removed']:>12,}  removed",
+            f"         {counts['failed_left_out']:>12,}  failed",
+            f"shards   {out}",
+        ]
+    )
+
+
+def _refuse_overlap(out: str, shards: Sequence[Shard]) -> None:
+    target = _real_path(out)
+    for folder in sorted({_real_path(shard.url.rpartition("/")[0]) for shard in shards}):
+        for inner, outer, how in (
+            (target, folder, "is the folder of input shards, or in it"),
+            (folder, target, "holds input shards"),
+        ):
+            if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):
+                raise ConfigError(f"{out} {how} ({folder}), which are never changed: choose a folder beside it")
+
+
+def _real_path(url: str) -> str:
+    fs, path, local = open_filesystem(url)
+    return os.path.realpath(path) if local else str(fs.unstrip_protocol(path)).rstrip("/")
+
+
+def _open(folder: RunFolder, run: Run, settings: CleanSettings) -> dict[str, Any]:
+    """clean.json of what was begun in the folder, else a new one, which is saved."""
+    document = {
+        "format": FORMAT,
+        "run": run.folder.url,
+        "decision": fingerprint(run.step_fingerprint("decide"), [entry["counts"] for entry in run.document["shards"]]),
+        "settings": dataclasses.asdict(settings),
+        "shards": [],
+        "finished": False,
+    }
+    try:
+        before = folder.read_json(CLEAN_FILE)
+        occupied = before is None and bool(folder.sizes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder.url} cannot hold shards ({type(error).__name__}: {error})") from error
+    if occupied:
+        raise ConfigError(f"{folder.url} is not empty and has no {CLEAN_FILE}: choose a new folder")
+    if before is None:
+        folder.write_json(CLEAN_FILE, document)
+        return document
+    for name in ("format", "decision", "settings"):
+        if before.get(name) != document[name]:
+            raise ConfigError(
+                f"{folder.url} holds shards cleaned by another {name} ({before.get(name)}, now {document[name]}): "
+                "choose a new folder, or delete this one"
+            )
+    return {**before, "finished": False}
+
+
+def _still_there(folder: RunFolder, document: dict[str, Any]) -> dict[str, Written]:
+    """What an earlier call has written, by name; a file that is gone or of another size counts as not written."""
+    sizes = folder.sizes()
+    entries = (Written(**entry) for entry in document["shards"])
+    return {entry.name: entry for entry in entries if sizes.get(f"{entry.name}.tar") == entry.size}
+
+
+def _save(folder: RunFolder, document: dict[str, Any], written: dict[str, Written]) -> None:
+    document["shards"] = [dataclasses.asdict(written[name]) for name in sorted(written)]
+    folder.write_json(CLEAN_FILE, document)
+
+
+def _write_all(
+    client: Client,
+    run: Run,
+    folder: RunFolder,
+    outputs: Sequence[Output],
+    settings: CleanSettings,
+    document: dict[str, Any],
+    written: dict[str, Written],
+) -> None:
+    """Write `outputs`, add them to `written`, and save the document now and then."""
+    # Outputs that begin in one shard go together, so that no shard is read more than twice.
+    groups = [list(group) for _, group in itertools.groupby(outputs, lambda output: output.pieces[0].shard.shard_id)]
+    task = functools.partial(_write_outputs, run=run.folder, folder=folder, settings=settings)
+    saved = time.monotonic()
+    with Progress("clean", sum(output.samples for output in outputs), "images") as progress:
+        futures = client.map(task, groups, pure=False, retries=0)
+        try:
+            for _, result in as_completed(futures, with_results=True):
+                written.update((entry.name, entry) for entry in result)
+                samples = sum(entry.samples for entry in result)
+                progress.advance(samples, samples)
+                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    _save(folder, document, written)
+                    saved = time.monotonic()
+        finally:
+            client.cancel(futures, force=True)
+
+
+def _write_outputs(outputs: list[Output], run: RunFolder, folder: RunFolder, settings: CleanSettings) -> list[Written]:
+    """One task: outputs that begin in one shard."""
+    written = []
+    with Rewriter(functools.partial(_manifest, run), settings) as rewriter:
+        for output in outputs:
+            if settings.shard_size is None:
+                _write_side_table(output, run, folder, settings)
+            with folder.whole_file(f"{output.name}.tar") as path:
+                written.append(rewriter.write(output, Path(path)))
+    return written
+
+
+def _manifest(run: RunFolder, shard: Shard) -> pa.Table:
+    table = run.read_table(manifest_name(shard.shard_id))
+    if "captions" not in table.column_names:  # a run of an earlier version
+        table = table.append_column("captions", pa.nulls(table.num_rows, pa.list_(pa.string())))
+    return table.select(MANIFEST_COLUMNS)
+
+
+def _write_side_table(output: Output, run: RunFolder, folder: RunFolder, settings: CleanSettings) -> None:
+    """Where img2dataset left a table beside the shard: its rows but those of the samples that go."""
+    [piece] = output.pieces
+    fs, path, _ = open_filesystem(piece.shard.url)
+    source = f"{path.removesuffix('.tar')}.parquet"
+    if not fs.exists(source):
+        return
+    try:
+        with fs.open(source, "rb") as file:
+            table = pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = f"the table beside it, {source}, cannot be read ({error}): move it away, or restore it"
+        raise ShardError(piece.shard.url, reason) from error
+    if "key" not in table.column_names:
+        return
+    manifest = run.read_table(manifest_name(piece.shard.shard_id), ["key", "status"])
+    going = manifest.filter(pc.invert(settings.stays(manifest["status"])))["key"]
+    folder.write_table(f"{output.name}.parquet", table.filter(pc.invert(pc.is_in(table["key"], value_set=going))))
+
+
+def _checked_counts(
+    folder: RunFolder, run: Run, outputs: Sequence[Output], written: dict[str, Written], settings: CleanSettings
+) -> dict[str, int]:
+    """What was written and left out, in all. Raises ManifestError where the folder does not hold what it should."""
+    sizes = folder.sizes()
+    for output in outputs:
+        entry = written[output.name]
+        if entry.samples != output.samples or sizes.get(f"{output.name}.tar") != entry.size:
+            raise ManifestError(f"{folder.path(output.name)}.tar is not as it was written: clean again")
+    counts: dict[str, int] = run.document["counts"]
+    total = sum(entry.samples for entry in written.values())
+    if total != settings.staying(counts):
+        raise ManifestError(f"{folder.url} holds {total} samples, {settings.staying(counts)} stay by the manifest")
+    failed_left_out = counts["failed"] if settings.drop_failed else 0
+    return {
+        "input": counts["input"],
+        "written": total,
+        "removed": counts["removed"],
+        "failed_left_out": failed_left_out,
+    }

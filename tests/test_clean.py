@@ -1,0 +1,209 @@
+"""`dedup clean`: from a finished run to cleaned shards, anywhere, resumable, refusing what it must not touch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from distributed import LocalCluster
+
+from dedup.describe import DescribeSettings
+from dedup.errors import ConfigError, DedupError, ManifestError, ShardError
+from dedup.manifest import read_manifest
+from dedup.rewrite import CleanSettings
+from dedup.shards import ShardReader, list_shards
+from pipelines import clean as cleaning
+from pipelines.clean import clean
+from pipelines.client import ClusterSettings
+from pipelines.deduplicate import deduplicate
+from pipelines.settings import RunSettings
+
+SETTINGS = RunSettings(describe=DescribeSettings(embedder="none"))
+ALL = CleanSettings()
+GONE = {"00000/a1", "00001/b0", "00001/b1", "00002/c1"}  # of the fixture `shards`
+
+
+@pytest.fixture
+def run(shards: Path, tmp_path: Path, cluster: ClusterSettings) -> Path:
+    deduplicate([str(shards)], str(tmp_path / "run"), SETTINGS, cluster)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def threads() -> Iterator[ClusterSettings]:
+    """A cluster in this process, whose memory:// its tasks share."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0",
+        protocol="tcp", silence_logs=logging.CRITICAL,
+    ) as running:  # fmt: skip
+        yield ClusterSettings(scheduler=running.scheduler_address)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def images(folder: Path) -> dict[str, str | None]:
+    """sha256 of each sample's image, by sample id."""
+    return {
+        f"{shard.shard_id}/{sample.key}": hashlib.sha256(sample.image.data).hexdigest() if sample.image else None
+        for shard in list_shards([str(folder)])[1]
+        for sample in ShardReader(shard)
+    }
+
+
+def test_what_is_kept_has_the_same_images_and_the_counts_are_those_of_the_manifest(
+    run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    before, input_files = images(shards), files(shards)
+    document = clean(str(run), str(tmp_path / "out"), ALL, cluster)
+    manifest = read_manifest(str(run)).to_pylist()
+    staying = [row["sample_id"] for row in manifest if row["status"] != "removed"]
+    assert images(tmp_path / "out") == {sample_id: before[sample_id] for sample_id in staying}
+    assert set(before) - set(staying) == GONE
+    assert document["counts"] == {"input": 16, "written": 12, "removed": 4, "failed_left_out": 0}
+    assert json.loads((tmp_path / "out" / "clean.json").read_text()) == document
+    for entry in document["shards"]:
+        data = (tmp_path / "out" / f"{entry['name']}.tar").read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
+    assert files(shards) == input_files
+
+
+def test_failed_samples_can_be_left_out(run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+    document = clean(str(run), str(tmp_path / "out"), CleanSettings(drop_failed=True), cluster)
+    assert document["counts"] == {"input": 16, "written": 10, "removed": 4, "failed_left_out": 2}
+    assert len(images(tmp_path / "out")) == 10
+
+
+def test_repacked_shards_hold_the_same_samples(run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+    clean(str(run), str(tmp_path / "same"), ALL, cluster)
+    document = clean(str(run), str(tmp_path / "out"), CleanSettings(shard_size=5), cluster)
+    assert [(entry["name"], entry["samples"]) for entry in document["shards"]] == [
+        ("00000", 5), ("00001", 5), ("00002", 2),
+    ]  # fmt: skip
+    assert list(images(tmp_path / "out").values()) == list(images(tmp_path / "same").values())
+
+
+def test_the_same_bytes_to_any_place(run: Path, tmp_path: Path, threads: ClusterSettings) -> None:
+    clean(str(run), str(tmp_path / "out"), ALL, threads)
+    clean(str(run), "memory://cleaned/out", ALL, threads)
+    memory = fsspec.filesystem("memory")
+    names = [path.rpartition("/")[2] for path in memory.find("/cleaned/out")]
+    assert names == ["00000.tar", "00001.tar", "00002.tar", "clean.json"]
+    for name in names[:3]:
+        assert memory.cat_file(f"/cleaned/out/{name}") == (tmp_path / "out" / name).read_bytes()
+
+
+def test_folders_are_kept(shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+    (shards / "sub").mkdir()
+    shutil.move(shards / "00001.tar", shards / "sub" / "00000.tar")
+    deduplicate([str(shards)], str(tmp_path / "run"), SETTINGS, cluster)
+    clean(str(tmp_path / "run"), str(tmp_path / "out"), ALL, cluster)
+    assert set(files(tmp_path / "out")) == {"00000.tar", "00002.tar", "sub/00000.tar", "clean.json"}
+
+
+def test_tables_of_img2dataset_lose_the_rows_that_go(
+    run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    keys = [f"a{number}" for number in range(6)]  # a5 was never downloaded
+    pq.write_table(
+        pa.table({"key": keys, "status": ["success"] * 5 + ["failed_to_download"]}), shards / "00000.parquet"
+    )
+    (shards / "00000_stats.json").write_text("{}")
+    pq.write_table(pa.table({"other": [1]}), shards / "00001.parquet")
+    clean(str(run), str(tmp_path / "out"), ALL, cluster)
+    table = pq.read_table(tmp_path / "out" / "00000.parquet")
+    assert table["key"].to_pylist() == ["a0", "a2", "a3", "a4", "a5"]
+    assert set(files(tmp_path / "out")) == {
+        "00000.tar", "00000.parquet", "00001.tar", "00002.tar", "clean.json",
+    }  # fmt: skip
+
+
+class TestResuming:
+    def test_finished_shards_are_left_alone_and_missing_ones_written(
+        self, run: Path, tmp_path: Path, cluster: ClusterSettings
+    ) -> None:
+        out = tmp_path / "out"
+        clean(str(run), str(out), ALL, cluster)
+        whole = files(out)
+        (out / "00001.tar").unlink()
+        (out / "00002.tar").write_bytes(b"cut short")
+        untouched = (out / "00000.tar").stat().st_mtime_ns
+        clean(str(run), str(out), ALL, cluster)
+        assert files(out) == whole
+        assert (out / "00000.tar").stat().st_mtime_ns == untouched
+
+    def test_what_an_interrupted_call_wrote_counts(
+        self, run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out"
+        changed = (shards / "00002.tar").read_bytes()
+        monkeypatch.setattr(cleaning, "refuse_changed", lambda _: None)
+        data = bytearray(changed)
+        data[600] ^= 1  # in the first image
+        (shards / "00002.tar").write_bytes(data)
+        with pytest.raises(ShardError, match=r"00002\.tar: is no longer the shard that the run read"):
+            clean(str(run), str(out), ALL, cluster)
+        assert not (out / "00002.tar").exists()
+        assert json.loads((out / "clean.json").read_text())["finished"] is False
+        (shards / "00002.tar").write_bytes(changed)
+        assert clean(str(run), str(out), ALL, cluster)["finished"] is True
+
+    @pytest.mark.parametrize("other", [CleanSettings(shard_size=3), CleanSettings(drop_failed=True)])
+    def test_other_settings_are_refused(
+        self, other: CleanSettings, run: Path, tmp_path: Path, cluster: ClusterSettings
+    ) -> None:
+        clean(str(run), str(tmp_path / "out"), ALL, cluster)
+        before = files(tmp_path / "out")
+        with pytest.raises(ConfigError, match="another settings"):
+            clean(str(run), str(tmp_path / "out"), other, cluster)
+        assert files(tmp_path / "out") == before
+
+
+class TestRefusals:
+    def refused(
+        self, kind: type[DedupError], message: str, run: Path, out: Path | str, cluster: ClusterSettings
+    ) -> None:
+        folder = Path(out)
+        before = files(folder) if folder.exists() else None
+        with pytest.raises(kind, match=message):
+            clean(str(run), str(out), ALL, cluster)
+        assert (files(folder) if folder.exists() else None) == before
+
+    def test_the_input_folder_and_what_is_in_or_around_it(
+        self, run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings
+    ) -> None:
+        (tmp_path / "link").symlink_to(shards)
+        for out in (shards, shards / "clean", tmp_path / "link", f"{shards}/../shards/", f"file://{shards}/x"):
+            self.refused(ConfigError, "is the folder of input shards, or in it", run, out, cluster)
+        self.refused(ConfigError, "holds input shards", run, tmp_path, cluster)
+
+    def test_a_folder_of_something_else(self, run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "00000.tar").write_bytes(b"precious")
+        self.refused(ConfigError, r"not empty and has no clean\.json", run, tmp_path / "out", cluster)
+
+    def test_a_shard_that_changed(self, run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        os.utime(shards / "00001.tar", ns=(1, 1))
+        out, changed = tmp_path / "out", r"00001\.tar: has changed: "
+        self.refused(ShardError, changed + ".* when the run read it", run, out, cluster)
+        (shards / "00001.tar").write_bytes(b"")
+        self.refused(ShardError, changed + "0 bytes", run, out, cluster)
+
+    def test_a_shard_that_vanished(self, run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        (shards / "00001.tar").unlink()
+        self.refused(ShardError, r"00001\.tar: does not exist", run, tmp_path / "out", cluster)
+
+    def test_a_run_that_is_unfinished(self, run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        (run / "manifest" / "00001.parquet").unlink()
+        self.refused(ManifestError, "unfinished", run, tmp_path / "out", cluster)
+        self.refused(ManifestError, "no run folder", tmp_path / "nowhere", tmp_path / "out", cluster)
