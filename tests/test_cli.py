@@ -85,6 +85,8 @@ def test_a_toml_file_holds_any_option_and_the_command_line_wins(
         (["run", "x.tar", "--mincosine", "0.9"], "Unknown option"),
         (["run", "x.tar", "--config", "nowhere.toml"], r"nowhere\.toml"),
         (["decide", "nowhere"], "no run folder"),
+        (["clean", "nowhere", "--out", "out"], "no run folder"),
+        (["clean", "nowhere", "--out", "out", "--shard-size", "0"], "shard_size=0"),
         (["decied", "nowhere"], "decied"),
     ],
 )
