@@ -17,6 +17,7 @@ from dedup.records import PAIR_SCHEMA, Shard
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
+from pipelines.url_lists import write_url_lists
 
 _LARGEST_GROUPS = 5
 _PAIR_COLUMNS = ("a", "b", "method", "score", "accepted")
@@ -57,6 +58,7 @@ def decide(run: Run, client: Client) -> None:
         total.update(shard_counts)
     run.document["counts"] = {"input": sum(entry["samples"] for entry in run.document["shards"]), **dict(total)}
     run.document["largest_groups"] = _largest(decisions)
+    write_url_lists(run, client)
     run.finish("decide")
 
 
