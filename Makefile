@@ -11,7 +11,7 @@ OPTIONS = $(call option,OUT,out) $(call option,EMBEDDER,embedder) $(call option,
 	$(call option,STRICTNESS,strictness) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dedup clean-shards test lint format type bench lock clean
+.PHONY: help setup dedup download clean-shards test lint format type bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ ifeq ($(strip $(SHARDS)),)
 else
 	$(BIN)/dedup run $(foreach pattern,$(SHARDS),$(call PATTERN,$(pattern))) $(OPTIONS)
 endif
+
+download: $(STAMP) ## download the list URLS into shards in OUT, by img2dataset; its options in ARGS='-- --timeout=5'
+	$(BIN)/dedup download $(call PATTERN,$(URLS)) $(call option,OUT,out) $(ARGS)
 
 clean-shards: $(STAMP) ## write shards of the run RUN without its removed samples into OUT
 	$(BIN)/dedup clean $(call PATTERN,$(RUN)) $(call option,OUT,out) $(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(ARGS)

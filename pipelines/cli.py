@@ -20,9 +20,10 @@ from dedup.errors import ConfigError, DedupError
 from dedup.manifest import read_manifest
 from dedup.planting import score
 from dedup.rewrite import CleanSettings
-from pipelines import clean, sample, summary
+from pipelines import clean, download, sample, summary
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
+from pipelines.download import DownloadSettings
 from pipelines.run_state import Run
 from pipelines.settings import FLAT, DecideSettings, RunSettings
 from pipelines.shuffle import quiet
@@ -32,6 +33,7 @@ logger = logging.getLogger("dedup")
 RUN_DEFAULTS = RunSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
 CLEAN_DEFAULTS = CleanSettings()
+DOWNLOAD_DEFAULTS = DownloadSettings()
 
 app = App(
     name="dedup",
@@ -95,6 +97,29 @@ def decide(
     before = Run.reopen(run).settings.decide
     decision = DecideSettings(grouping or before.grouping, keep or before.keep)
     print(summary.text(redecide(run, decision, cluster)))
+
+
+@app.command(name="download")
+def download_urls(
+    urls: str,
+    options: Annotated[tuple[str, ...], Parameter(negative=(), allow_leading_hyphen=True)] = (),
+    *,
+    out: str,
+    settings: Annotated[DownloadSettings, FLAT] = DOWNLOAD_DEFAULTS,
+) -> None:
+    """Download a list of URLs into webdataset shards, by img2dataset; images are stored as they were served.
+
+    Parameters
+    ----------
+    urls
+        The list: parquet, csv, tsv, json, jsonl or txt, a file or a folder of files, local or an fsspec URL.
+    options
+        Options of img2dataset, after --: -- --timeout=5 --image_size=512. One that asks for decoded images ends the
+        storing as served.
+    out
+        Where the shards go: a new folder, or one that an interrupted call began.
+    """
+    print(download.text(download.download(urls, out, options, settings), out))
 
 
 @app.command(name="clean")
