@@ -1,6 +1,6 @@
 """Cleaned shards: what stays of a run's shards by its manifest, byte for byte, in tars that reproduce.
 
-    plan ──▶ outputs, each of pieces of shards ──▶ members that stay ──▶ a tar ──▶ checked against the manifest
+    plan ──▶ outputs, each of pieces of shards ──▶ members that stay, checked against the manifest ──▶ a tar
 
 Samples are found by their position in the shard, never by key, since keys may occur twice.
 """
@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 
 from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.records import Shard
-from dedup.shards import Readable, SampleCounter, ShardReader, header, open_to_read, write_tar
+from dedup.shards import IMAGE_EXTENSIONS, MAX_MEMBER_BYTES, SampleCounter, open_to_read
 from dedup.tar_stream import ForwardStream, headers
+from dedup.tar_writer import Readable, TarWriter, header
 
 # The columns of a manifest that cleaning needs.
 MANIFEST_COLUMNS = ("sample_id", "status", "sha256", "captions")
@@ -78,12 +79,15 @@ class Output:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard that was written and checked: `size` in bytes, `sha256` of the whole file in hex."""
+    """A shard that was written: `size` in bytes, and the CRC-32 of the whole file in 8 hex digits.
+
+    A stronger checksum would take as long as the copying; those of the images are in the manifest.
+    """
 
     name: str
     samples: int
     size: int
-    sha256: str
+    crc32: str
 
 
 def plan(shards: Sequence[Shard], staying: Sequence[int], settings: CleanSettings) -> list[Output]:
@@ -130,30 +134,38 @@ class Rewriter:
             self._source.close()
 
     def write(self, output: Output, path: Path) -> Written:
-        """Write `output` to the local file `path` and read it back: every image must have the sha256 of its manifest
-        row, and there must be as many samples as stay.
+        """Write `output` to the local file `path`. On the way every image must have the sha256 of its manifest row, and
+        in the end there must be as many samples as stay.
 
         Raises ShardError where an input shard is not the one that the manifest describes, or cannot be cleaned;
         ManifestError where the manifest is not the one that the plan was made from.
         """
-        expected: list[_Expected] = []
-        write_tar(path, self._members(output, expected))
-        return _check(output, path, expected)
-
-    def _members(self, output: Output, expected: list[_Expected]) -> Iterator[tuple[tarfile.TarInfo, Readable | None]]:
         counter = SampleCounter()
-        for piece in output.pieces:
-            source = self._source_of(piece)
-            for member in source.take(piece):
-                placed = counter.place(member.info)
-                if placed is not None and counter.number < len(expected) + member.place - piece.first:
-                    reason = (
-                        f"once the samples before it are gone, its member {member.info.name} would join another "
-                        f"sample of key {placed[0]}: rename one of the two"
-                    )
-                    raise ShardError(piece.shard.url, reason)
-                yield member.info, member.content
-            expected += source.expected(piece)
+        with path.open("wb") as file, TarWriter(file) as tar:
+            for piece in output.pieces:
+                self._write_piece(piece, tar, counter)
+        return Written(output.name, counter.number + 1, tar.size, f"{tar.crc32:08x}")
+
+    def _write_piece(self, piece: Piece, tar: TarWriter, counter: SampleCounter) -> None:
+        """`counter` tells which sample of the written shard a reader will take each member for."""
+        source = self._source_of(piece)
+        first = counter.number + 1
+        images: dict[int, str] = {}
+        for member in source.take(piece):
+            placed = counter.place(member.info)
+            if placed is not None and counter.number < first + member.place - piece.first:
+                reason = (
+                    f"once the samples before it are gone, its member {member.info.name} would join another "
+                    f"sample of key {placed[0]}: rename one of the two"
+                )
+                raise ShardError(piece.shard.url, reason)
+            tar.add(member.info, member.content)
+            if isinstance(member.content, _Image):
+                images[member.place] = member.content.sha256
+        source.check(piece, images)
+        if counter.number + 1 - first != piece.last - piece.first:
+            found = f"{counter.number + 1 - first} samples instead of {piece.last - piece.first} were written"
+            raise ManifestError(f"of shard {piece.shard.url} {found}")
 
     def _source_of(self, piece: Piece) -> _StayingSamples:
         if self._source is None or self._source.shard != piece.shard:
@@ -168,15 +180,6 @@ class Rewriter:
                 )
             self._source = _StayingSamples(piece.shard, manifest, self._settings)
         return self._source
-
-
-@dataclass(frozen=True)
-class _Expected:
-    """What the written shard must hold next: a sample, and the sha256 (hex) of its image, None without one."""
-
-    shard: str
-    sample_id: str
-    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -203,12 +206,13 @@ class _StayingSamples:
     def close(self) -> None:
         self._members.close()
 
-    def expected(self, piece: Piece) -> list[_Expected]:
+    def check(self, piece: Piece, images: Mapping[int, str]) -> None:
+        """Compare the sha256 (hex) of the images that a piece has, by place, with the manifest."""
         rows = self._rows.slice(piece.first, piece.last - piece.first)
-        return [
-            _Expected(self.shard.url, sample_id, sha256)
-            for sample_id, sha256 in zip(rows["sample_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
-        ]
+        for place, row in enumerate(rows.select(["sample_id", "sha256"]).to_pylist(), piece.first):
+            if images.get(place) != row["sha256"]:
+                found = f"has sha256 {images[place]}" if place in images else "is gone"
+                raise self._changed(f"the image of sample {row['sample_id']} {found}, not {row['sha256']}")
 
     def take(self, piece: Piece) -> Iterator[_StayingMember]:
         """The members of a piece. Content is to be read before the next member is asked for."""
@@ -224,6 +228,7 @@ class _StayingSamples:
         places = list(itertools.accumulate(self._stays, initial=0))  # staying samples before each sample
         counter = SampleCounter()
         key = None
+        has_image = False
         with contextlib.closing(open_to_read(url)) as file:
             stream = ForwardStream(file, url)
             for info in headers(stream, url):
@@ -233,15 +238,20 @@ class _StayingSamples:
                     raise self._changed(f"it holds more than the {len(self._stays)} samples of the manifest")
                 if counter.number > before:
                     yield from self._pooled(before, key, places)
+                    has_image = False
+                content = _Content
                 if placed is None:
                     place = max(0, places[counter.number + 1] - 1)
                 elif self._stays[counter.number]:
                     key, extension = placed
                     place = places[counter.number]
                     self._refuse_second_captions(counter.number, info, extension)
+                    if extension in IMAGE_EXTENSIONS and not has_image:  # the first counts
+                        has_image = True
+                        content = _Image if info.size <= MAX_MEMBER_BYTES else _Content
                 else:
                     continue
-                yield _StayingMember(place, _normalised(info, url), _Content(stream, info, url))
+                yield _StayingMember(place, _normalised(info, url), content(stream, info, url))
             yield from self._pooled(counter.number, key, places)
         if counter.number + 1 < len(self._stays):
             raise self._changed(f"it holds {counter.number + 1} samples, the manifest {len(self._stays)}")
@@ -280,6 +290,23 @@ class _Content:
         return data
 
 
+class _Image(_Content):
+    """The image of a sample, hashed as it is read."""
+
+    def __init__(self, stream: ForwardStream, info: tarfile.TarInfo, url: str) -> None:
+        super().__init__(stream, info, url)
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def read(self, size: int, /) -> bytes:
+        data = super().read(size)
+        self._hash.update(data)
+        return data
+
+
 def _normalised(info: tarfile.TarInfo, url: str) -> tarfile.TarInfo:
     """The same member by a header that says nothing of when, where and by whom it was written."""
     if info.issparse() or info.islnk():
@@ -293,22 +320,3 @@ def _normalised(info: tarfile.TarInfo, url: str) -> tarfile.TarInfo:
     if info.isdir():
         new.mode = 0o755
     return new
-
-
-def _check(output: Output, path: Path, expected: Sequence[_Expected]) -> Written:
-    """Read the written shard as a loader would, and compare it with the manifest."""
-    reader = ShardReader(Shard(str(path), output.name, path.stat().st_size, ""))
-    samples = 0
-    for wanted, sample in itertools.zip_longest(expected, reader):
-        if wanted is None or sample is None:
-            reason = f"would hold {samples} samples or more, {len(expected)} stay by the manifest"
-            raise ShardError(f"{output.name}.tar", reason)
-        found = None if sample.image is None else hashlib.sha256(sample.image.data).hexdigest()
-        if found != wanted.sha256:
-            reason = (
-                f"is no longer the shard that the run read: the image of sample {wanted.sample_id} has sha256 {found}, "
-                f"{wanted.sha256} in the manifest; run dedup again"
-            )
-            raise ShardError(wanted.shard, reason)
-        samples += 1
-    return Written(output.name, samples, reader.bytes, reader.sha256)

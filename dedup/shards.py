@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
 from webdataset.tariterators import base_plus_ext
 
@@ -21,10 +21,11 @@ from dedup.errors import ShardError
 from dedup.listing import list_shards, open_filesystem
 from dedup.records import Member, Sample, Shard
 from dedup.tar_stream import HashedStream, headers, why
+from dedup.tar_writer import TarWriter, header
 
 __all__ = [
-    "IMAGE_EXTENSIONS", "SampleCounter", "ShardReader", "UniqueKeys", "header", "list_shards", "open_to_read",
-    "read_range", "write_shard", "write_tar",
+    "IMAGE_EXTENSIONS", "MAX_MEMBER_BYTES", "SampleCounter", "ShardReader", "UniqueKeys", "list_shards", "open_to_read",
+    "read_range", "write_shard",
 ]  # fmt: skip
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
@@ -32,15 +33,7 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif",
 # Larger members are not read into memory: this is more than 200 megapixels of uncompressed 8-bit RGB.
 MAX_MEMBER_BYTES = 1 << 30
 
-_COPY_BYTES = 1 << 20
-
 _META = re.compile(r"__[^/]*__($|/)")  # as webdataset's tar_file_iterator
-
-
-class Readable(Protocol):
-    """What a member's content is read from: `size` bytes at a time, fewer only at its end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class ShardReader:
@@ -150,41 +143,30 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 def write_shard(url: str, members: Iterable[tuple[str, bytes]]) -> None:
     """Write a tar of `members`, (name, content) in that order, whose bytes depend on nothing else: no time, no owner.
 
-    It appears under its name only when whole, and replaces what was there. The format is POSIX.1-2001 (pax), which is
-    plain ustar wherever the name fits in there.
+    It appears under its name only when whole, and replaces what was there.
     """
-    files = ((header(name, len(content)), io.BytesIO(content)) for name, content in members)
     fs, path, local = open_filesystem(url)
     if local:
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
         aside = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
         try:
-            write_tar(aside, files)
+            _write_tar(aside, members)
             aside.replace(final)
         finally:
             aside.unlink(missing_ok=True)
     else:
         with tempfile.TemporaryDirectory() as spool:
             aside = Path(spool, "shard.tar")
-            write_tar(aside, files)
+            _write_tar(aside, members)
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             fs.put_file(str(aside), path)
 
 
-def header(name: str, size: int) -> tarfile.TarInfo:
-    """The header of a file that says its name and size, and else the same for every file: no time, no owner."""
-    info = tarfile.TarInfo(name)  # its defaults: mtime 0, mode 0644, uid and gid 0, no names
-    info.size = size
-    return info
-
-
-def write_tar(path: Path, members: Iterable[tuple[tarfile.TarInfo, Readable | None]]) -> None:
-    """Write a local tar of members that are taken one at a time; content is read `_COPY_BYTES` at a time."""
-    with tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT, copybufsize=_COPY_BYTES) as tar:
-        for info, content in members:
-            tar.addfile(info, cast(IO[bytes], content))
-            tar.members.clear()  # type: ignore[attr-defined]  # kept for reading, which nobody does
+def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    with path.open("wb") as file, TarWriter(file) as tar:
+        for name, content in members:
+            tar.add(header(name, len(content)), io.BytesIO(content))
 
 
 def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:

@@ -114,7 +114,8 @@ class _Headers(tarfile.TarFile):
 
 
 def headers(stream: ForwardStream, url: str) -> Iterator[tarfile.TarInfo]:
-    """Every header of the tar; the stream stands at the member's content, and may be read on from there.
+    """Every header of the tar, so far as name, type, size, link and offsets go; the stream stands at the member's
+    content, and may be read on from there.
 
     TarFile itself is of no use: it ends in silence at a damaged header, and at an end of file that no end-of-archive
     block announces, which is what a download or a writer cut off between two members leaves. The format asks for two
@@ -135,18 +136,53 @@ def headers(stream: ForwardStream, url: str) -> Iterator[tarfile.TarInfo]:
                 return
             end_seen = True
             continue
+        plain = None if tar.pax_headers else _plain_file(block)
         try:
-            info = tarfile.TarInfo.fromtarfile(tar)
+            info = plain or tarfile.TarInfo.fromtarfile(tar)
         except ShardError:
             raise
         except Exception as error:  # a HeaderError, or what damaged pax records provoke
             raise ShardError(url, _why_no_header(start, block, end_seen, error)) from error
+        if plain is not None:
+            stream.skip_to(start + tarfile.BLOCKSIZE)
+            info.offset, info.offset_data = start, stream.position
+            tar.offset = stream.position + info.size + -info.size % tarfile.BLOCKSIZE
         if info.size < 0 or tar.offset < stream.position:
             raise ShardError(url, f"damaged tar header at byte {start}: a member of {info.size} bytes")
         end_seen = False
         yield info
         if not stream.skip_to(tar.offset):
             raise ShardError(url, f"truncated: ends at byte {stream.position}, inside its member {info.name}")
+
+
+def _plain_file(block: bytes) -> tarfile.TarInfo | None:
+    """The header of a file with a short ASCII name, which nearly all are; None for anything else.
+
+    tarfile decodes every field of a header, which takes ten times as long, and half of the time of copying a shard.
+    """
+    name, _, padding = block[:100].partition(b"\0")
+    size, kind, checksum = block[124:136], block[156:157], block[148:156].rstrip(b"\0 ")
+    if (
+        len(block) < tarfile.BLOCKSIZE
+        or block[257:262] != b"ustar"
+        or kind != tarfile.REGTYPE
+        or any(block[345:])  # a prefix of the name, or what GNU tar puts there
+        or padding.strip(b"\0")
+        or not name.isascii()
+        or not size[:11].isdigit()
+        or size[11:] not in (b"\0", b" ")
+        or not checksum.isdigit()
+    ):
+        return None
+    try:
+        # The checksum counts its own eight bytes as spaces.
+        if int(checksum, 8) != sum(block) - sum(block[148:156]) + 8 * 32:
+            return None
+        info = tarfile.TarInfo(name.decode())
+        info.size = int(size[:11], 8)
+    except ValueError:  # digits that are not octal
+        return None
+    return info
 
 
 def _why_no_header(start: int, block: bytes, end_seen: bool, error: Exception) -> str:

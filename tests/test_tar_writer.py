@@ -1,0 +1,59 @@
+"""Headers by the short way are those of tarfile, both written and read."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dedup.tar_stream import ForwardStream, headers
+from dedup.tar_writer import TarWriter, encoded, header
+
+NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=120)
+
+
+@given(NAMES, st.integers(0, 2**40))
+@example("a" * 100, 8**11 - 1)
+@example("a" * 101, 8**11)
+@example("ä.jpg", 0)
+@example("d/" * 60 + "x", 5)
+def test_a_header_is_written_as_tarfile_does(name: str, size: int) -> None:
+    info = header(name, size)
+    assert encoded(info) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=1100), st.integers(0, 2**31)), max_size=4))
+def test_headers_are_read_as_tarfile_does(form: int, members: list[tuple[str, bytes, int]]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, content, number in members:
+            info = header(name if form != tarfile.USTAR_FORMAT else f"{number:090d}.jpg", len(content))
+            info.mtime, info.uid, info.mode = number, number % 1000, number % 0o777
+            tar.addfile(info, io.BytesIO(content))
+    buffer.seek(0)
+    with tarfile.open(fileobj=buffer) as tar:
+        expected = [(i.name, i.type, i.size, i.offset, i.offset_data) for i in tar]
+    buffer.seek(0)
+    found = headers(ForwardStream(buffer, "x.tar"), "x.tar")
+    assert [(i.name, i.type, i.size, i.offset, i.offset_data) for i in found] == expected
+
+
+def test_a_tar_is_padded_as_tarfile_does_and_its_checksum_known() -> None:
+    buffer = io.BytesIO()
+    with TarWriter(buffer) as tar:
+        tar.add(header("a.jpg", 3), io.BytesIO(b"abc"))
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as other:
+        other.addfile(header("a.jpg", 3), io.BytesIO(b"abc"))
+    assert buffer.getvalue() == expected.getvalue()
+    assert (tar.size, tar.crc32) == (len(buffer.getvalue()), zlib.crc32(buffer.getvalue()))
+
+
+def test_content_that_ends_early_is_an_error() -> None:
+    with pytest.raises(EOFError, match=r"a\.jpg ends 2 bytes early"), TarWriter(io.BytesIO()) as tar:
+        tar.add(header("a.jpg", 5), io.BytesIO(b"abc"))
