@@ -3,6 +3,7 @@
 describe PHOTOS   images/s beside fastdup's on the same files, and where the time goes
 phash PHOTOS      how near our hashes of reduced pictures are to ImageHash's of the full ones
 cifar SHARDS      seconds, memory and counts of a whole run
+clean PHOTOS SMALL   cleaning beside copying the same shards, and whether every member comes back
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
 """
@@ -35,7 +36,7 @@ from dedup.neighbors import SearchSettings, assign_cells, cosine_pairs_in_cell, 
 from dedup.records import Sample
 from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import comparison, peers
+from pipelines import clean_benchmark, comparison, peers
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +239,27 @@ def cifar(shards: str, *, arguments: Annotated[tuple[str, ...], Parameter(allow_
     print(f"most memory of a worker: {max(document['workers'].values()) / 2**30:.2f} GiB")
     print(f"counts: {document['counts']}")
     print(by_step(document, images))
+
+
+@app.command
+def clean(photos: str, small: str, *, times: int = 20, rounds: int = 5, where: Path | None = None) -> None:
+    """Time of `dedup clean` beside that of `cp`, both until all is on the disk; and the round trip, member by member.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs.
+    small
+        Shards of small pictures.
+    times
+        How often the photographs are written, their tiles in another order each time.
+    rounds
+        How often everything is measured.
+    where
+        A folder on the disk that is measured; by default that of temporary files.
+    """
+    for line in clean_benchmark.report(photos, small, times, rounds, where):
+        print(line, flush=True)
 
 
 @app.command
