@@ -158,10 +158,11 @@ def img2dataset_arguments(
     if url_column is None:
         raise ConfigError(f"{url_list.url} has no column url, but {', '.join(columns)}: name it with --url-column")
     caption = _column(columns, settings.caption_column, _CAPTION_COLUMNS)
+    _, path, local = open_filesystem(out)
     arguments = {
         "input_format": url_list.format,
         "output_format": "webdataset",
-        "output_folder": out,
+        "output_folder": path if local else out,
         "url_col": url_column,
         "processes_count": str(os.cpu_count() or 1),
     }
