@@ -22,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dedup.errors import ConfigError, ManifestError
+from dedup.overrides import NO_OVERRIDES, Overrides
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,7 +34,7 @@ GROUP_SCHEMA = pa.schema(
         pa.field("cluster", pa.int64()),  # null where a star took all neighbours of this sample
         pa.field("cluster_size", pa.int32(), nullable=False),
         pa.field("component_size", pa.int32(), nullable=False),
-        pa.field("keeper", pa.string()),  # null for samples that are kept
+        pa.field("keeper", pa.string()),  # null for the keeper itself, and where there is no group
         pa.field("method", pa.string()),
         pa.field("score", pa.float32()),
     ]
@@ -88,38 +89,52 @@ def components(edges: Edges) -> Ints:
 GROUPINGS: dict[str, Callable[[Edges], Ints]] = {"star": star, "components": components}
 
 
-def group(pairs: pa.Table, sample_ids: pa.Array, ranks: npt.ArrayLike, grouping: str = "star") -> pa.Table:
+def group(
+    pairs: pa.Table,
+    sample_ids: pa.Array,
+    ranks: npt.ArrayLike,
+    grouping: str = "star",
+    overrides: Overrides = NO_OVERRIDES,
+) -> pa.Table:
     """Groups the samples of all accepted pairs.
 
     `pairs` has at least the columns a, b, method, score, accepted of `records.PAIR_SCHEMA`, in any order; a pair may
     occur several times, and counts by its strongest evidence (the order of `EVIDENCE`, then the highest score).
-    `sample_ids` (M) and `ranks` (M,) give the keep order, 0 kept first, of at least the samples in accepted pairs;
-    equal ranks are ordered by sample_id.
+    `sample_ids` (M) and `ranks` (M,) give the keep order, 0 kept first, of at least the samples in accepted pairs and
+    in `overrides`; equal ranks are ordered by sample_id.
 
-    Returns a table of `GROUP_SCHEMA`, sorted by sample_id, with one row per sample in an accepted pair. A row without
-    `keeper` is kept. `cluster` numbers the groups in the order of their keepers' sample_id. `keeper`, `method` and
-    `score` are the direct edge by which a sample goes: for a copy in the keeper's own class `exact` and 1, else the
-    edge between the two classes. A sample whose neighbours all went to other keepers has no cluster and cluster_size
-    1, but its component_size.
+    Of the overrides, `separate` takes out the edge between two samples, and between their byte-identical copies; one
+    that is to `remove` can be no keeper, but is a member of the group of one, and counts in all sizes.
+
+    Returns a table of `GROUP_SCHEMA`, sorted by sample_id, with one row per sample in an accepted pair or override. A
+    row without `keeper` is a keeper, or has no group. `cluster` numbers the groups in the order of their keepers'
+    sample_id. `keeper`, `method` and `score` are the direct edge to the keeper: for a copy in the keeper's own class
+    `exact` and 1, else the edge between the two classes. A sample whose neighbours all went to other keepers has no
+    cluster and cluster_size 1, but its component_size.
 
     Under `components` a sample may hang on its keeper only through others. It then has that keeper, but null method
     and score, for no edge is its evidence.
 
-    Raises ConfigError on an unknown grouping; ManifestError on an unknown method, or a sample without rank.
+    Raises ConfigError on an unknown grouping, an override that names no sample, or one that separates byte-identical
+    samples; ManifestError on an unknown method, or a sample without rank.
     """
     if grouping not in GROUPINGS:
         raise ConfigError(f"unknown grouping {grouping!r}; choose from {', '.join(GROUPINGS)}")
+    overrides.check(sample_ids)
     pairs = pairs.filter(pairs["accepted"])
-    ids, a, b = _number_samples(pairs)
+    ids, a, b = _number_samples(pairs, overrides.sample_ids())
     order = _rank_of(ids, sample_ids, np.asarray(ranks, dtype=np.int64))
     method = _method_numbers(pairs)
     score = pairs["score"].to_numpy().astype(np.float32)
 
     exact = method == 0
-    class_of, best_of = _classes(len(ids), a[exact], b[exact], order)
+    unwanted = pc.is_in(ids, value_set=overrides.sample_ids("remove")).to_numpy(zero_copy_only=False)
+    class_of, best_of = _classes(len(ids), a[exact], b[exact], order, unwanted)
     edges = _class_edges(len(best_of), class_of[a], class_of[b], method, score)
+    edges = _without_separated(edges, ids, class_of, overrides)
     keeper_class = GROUPINGS[grouping](edges)[class_of]
     keeper = best_of[keeper_class]
+    keeper = np.where(unwanted[keeper], np.arange(len(ids)), keeper)  # there, all that are alike are to be removed
 
     edge_method, edge_score = _evidence(edges, keeper_class, class_of)
     removed = keeper != np.arange(len(ids))
@@ -141,15 +156,15 @@ def group(pairs: pa.Table, sample_ids: pa.Array, ranks: npt.ArrayLike, grouping:
     )
 
 
-def _number_samples(pairs: pa.Table) -> tuple[pa.Array, Ints, Ints]:
-    """The sample_ids in accepted pairs, sorted, and the positions of each pair's a and b among them."""
-    encoded = pa.chunked_array(pairs["a"].chunks + pairs["b"].chunks, type=pa.string()).combine_chunks()
+def _number_samples(pairs: pa.Table, more: pa.Array) -> tuple[pa.Array, Ints, Ints]:
+    """The sample_ids in accepted pairs and `more`, sorted, and the positions of each pair's a and b among them."""
+    encoded = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks, more], type=pa.string()).combine_chunks()
     encoded = encoded.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     number = np.empty(len(order), dtype=np.int64)
     number[order] = np.arange(len(order))
     numbers = number[encoded.indices.to_numpy()]
-    return encoded.dictionary.take(pa.array(order)), numbers[: len(pairs)], numbers[len(pairs) :]
+    return encoded.dictionary.take(pa.array(order)), numbers[: len(pairs)], numbers[len(pairs) : 2 * len(pairs)]
 
 
 def _rank_of(ids: pa.Array, sample_ids: pa.Array, ranks: Ints) -> Ints:
@@ -173,15 +188,15 @@ def _method_numbers(pairs: pa.Table) -> Ints:
     return np.asarray(numbers.to_numpy(), dtype=np.int64)
 
 
-def _classes(n: int, a: Ints, b: Ints, order: Ints) -> tuple[Ints, Ints]:
+def _classes(n: int, a: Ints, b: Ints, order: Ints, last: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """Classes of byte-identical samples, numbered in keep order.
 
-    `a`, `b` are the ends of the exact pairs, `order` (n,) the samples' keep ranks. Returns the class of each sample,
-    and the sample that stands for each class.
+    `a`, `b` are the ends of the exact pairs, `order` (n,) the samples' keep ranks; those of `last` (n,) come after all
+    others. Returns the class of each sample, and the sample that stands for each class.
     """
     graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(n, n))
     _, labels = connected_components(graph, directed=False)
-    in_order = np.argsort(order, kind="stable")  # samples are numbered by sample_id, which so breaks ties
+    in_order = np.lexsort((order, last))  # stable: samples are numbered by sample_id, which so breaks ties
     _, first_at, inverse = np.unique(labels[in_order], return_index=True, return_inverse=True)
     number = np.empty(len(first_at), dtype=np.int64)
     number[np.argsort(first_at)] = np.arange(len(first_at))
@@ -201,6 +216,23 @@ def _class_edges(n: int, a: Ints, b: Ints, method: Ints, score: npt.NDArray[np.f
     new = np.ones(len(first), dtype=bool)
     new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
     return Edges(n, first[new], second[new], method[new], score[new])
+
+
+def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: Overrides) -> Edges:
+    """The edges but those that an override says are between different pictures."""
+    rows = overrides.having("separate")
+    if not rows:
+        return edges
+    one, other = (
+        class_of[pc.index_in(pa.array(names, pa.string()), value_set=ids).to_numpy()]
+        for names in ([row.sample_id for row in rows], [row.other for row in rows])
+    )
+    for row, same in zip(rows, one == other, strict=True):
+        if same:
+            raise overrides.error(row, f"{row.sample_id!r} and {row.other!r} are identical files; you can keep both")
+    separated = np.minimum(one, other) * edges.n + np.maximum(one, other)
+    counts = ~np.isin(edges.first * edges.n + edges.second, separated)
+    return Edges(edges.n, edges.first[counts], edges.second[counts], edges.method[counts], edges.score[counts])
 
 
 def _evidence(edges: Edges, keeper: Ints, member: Ints) -> tuple[Ints, npt.NDArray[np.float32]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.decisions import DEFAULT_DECISION, DecideSettings
 from dedup.errors import ManifestError
 from dedup.records import MANIFEST_SCHEMA, Shard
 from dedup.run_folder import RUN_FILE, RunFolder
@@ -22,27 +23,34 @@ def manifest_name(shard_id: str) -> str:
     return f"manifest/{shard_id}.parquet"
 
 
-def manifest_table(shard: Shard, descriptors: pa.Table, decisions: pa.Table) -> pa.Table:
+def manifest_table(
+    shard: Shard, descriptors: pa.Table, decisions: pa.Table, settings: DecideSettings = DEFAULT_DECISION
+) -> pa.Table:
     """The manifest of one shard (schema `records.MANIFEST_SCHEMA`).
 
-    `descriptors` holds DESCRIPTOR_COLUMNS; `decisions` the rows of `groups.group` for this shard's samples, or more.
-    Every descriptor row gives exactly one manifest row: `failed` where it has an error, `removed` where a decision
-    names a keeper, else `kept`. Raises ManifestError when a decision removes a sample that could not be decoded.
+    `descriptors` holds DESCRIPTOR_COLUMNS; `decisions` the rows of `decisions.choose`, under the same `settings`, for
+    this shard's samples, or more. Every descriptor row gives exactly one manifest row: `removed` where a decision says
+    so, `failed` where it has an error, else `kept`. Raises ManifestError when a sample that could not be decoded has
+    a keeper.
     """
     rows = descriptors.num_rows
     match = pc.index_in(descriptors["sample_id"], value_set=decisions["sample_id"].combine_chunks())
     decided = decisions.take(match)  # null rows where nothing was decided
     failed = pc.is_valid(descriptors["error"])
-    removed = pc.is_valid(decided["keeper"])
-    if pc.any(pc.and_(failed, removed)).as_py():
+    removed = pc.fill_null(pc.equal(decided["status"], "removed"), False)
+    if pc.any(pc.and_(failed, pc.is_valid(decided["keeper"]))).as_py():
         raise ManifestError(
             f"shard {shard.url}: a sample that failed was grouped; delete the folder's pairs, run again"
         )
+    status = pc.if_else(removed, "removed", pc.if_else(failed, "failed", "kept"))
+    weight = decided["weight"]
+    if settings.weighs:
+        weight = pc.if_else(pc.equal(status, "kept"), pc.fill_null(weight, 1.0), None)
     columns = {
         "sample_id": descriptors["sample_id"],
         "shard": pa.repeat(shard.url, rows),
         "key": descriptors["key"],
-        "status": pc.if_else(failed, "failed", pc.if_else(removed, "removed", "kept")),
+        "status": status,
         "cluster": decided["cluster"],
         "cluster_size": pc.fill_null(decided["cluster_size"], 1),
         "component_size": pc.fill_null(decided["component_size"], 1),
@@ -56,8 +64,8 @@ def manifest_table(shard: Shard, descriptors: pa.Table, decisions: pa.Table) -> 
         "caption": descriptors["caption"],
         "url": descriptors["url"],
         "note": descriptors["note"],
-        "weight": pa.nulls(rows, pa.float32()),
-        "captions": pa.nulls(rows, pa.list_(pa.string())),
+        "weight": weight,
+        "captions": decided["captions"],
     }
     table = pa.table([columns[name] for name in MANIFEST_SCHEMA.names], names=MANIFEST_SCHEMA.names)
     return table.cast(MANIFEST_SCHEMA).combine_chunks()

@@ -61,11 +61,6 @@ def sample_id(shard_id: str, key: str) -> str:
     return f"{shard_id}/{key}"
 
 
-def shard_id_of(sample_id: str, key: str) -> str:
-    """The inverse of `sample_id`, given the key (both parts may contain slashes)."""
-    return sample_id[: -len(key) - 1]
-
-
 def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.Schema:
     """One row per sample of one shard, in the shard's own order.
 

@@ -177,12 +177,18 @@ class RunFolder:
         with self.whole_file(name) as path:
             Path(path).write_text(text, encoding="utf-8")
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """None when the file does not exist; raises ManifestError when it is not JSON."""
+    def read_bytes(self, name: str) -> bytes | None:
+        """None when the file does not exist."""
         fs, root = self._fs
         try:
-            text = fs.cat_file(f"{root}/{name}")
+            return bytes(fs.cat_file(f"{root}/{name}"))
         except FileNotFoundError:
+            return None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """None when the file does not exist; raises ManifestError when it is not JSON."""
+        text = self.read_bytes(name)
+        if text is None:
             return None
         try:
             return dict(json.loads(text))

@@ -7,8 +7,9 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
 from cyclopts import App, Parameter
@@ -25,7 +26,7 @@ from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.download import DownloadSettings
 from pipelines.run_state import Run
-from pipelines.settings import FLAT, DecideSettings, RunSettings
+from pipelines.settings import FLAT, RunSettings
 from pipelines.shuffle import quiet
 
 logger = logging.getLogger("dedup")
@@ -81,21 +82,37 @@ def decide(
     *,
     grouping: str | None = None,
     keep: str | None = None,
+    keep_up_to: int | None = None,
+    weights: str | None = None,
+    captions: str | None = None,
+    overrides: str | None = None,
     cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
 ) -> None:
-    """Redo only the decision of a finished run, with another keep policy or grouping.
+    """Redo only the decision of a finished run, with other settings or overrides. What is not given stays as it was.
 
     Parameters
     ----------
     run
         The run folder.
     grouping
-        star or components; by default as before.
+        star or components.
     keep
-        Keep policy, as in `dedup run`; by default as before.
+        Keep policy, as in `dedup run`.
+    keep_up_to
+        How many images of a group stay.
+    weights
+        none, inverse or inverse-sqrt: weigh instead of removing.
+    captions
+        keep, merge or longest: pool the captions of images that go at their keeper.
+    overrides
+        A CSV file of decisions by hand, none, or auto: overrides.csv of the run folder, if it is there.
     """
+    asked: dict[str, Any] = {
+        "grouping": grouping, "keep": keep, "keep_up_to": keep_up_to, "weights": weights, "captions": captions,
+        "overrides": overrides,
+    }  # fmt: skip
     before = Run.reopen(run).settings.decide
-    decision = DecideSettings(grouping or before.grouping, keep or before.keep)
+    decision = replace(before, **{name: value for name, value in asked.items() if value is not None})
     print(summary.text(redecide(run, decision, cluster)))
 
 

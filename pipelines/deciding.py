@@ -6,14 +6,17 @@ import functools
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
 from dedup import manifest
+from dedup.decisions import DecideSettings, choose, columns_to_choose
 from dedup.groups import group
+from dedup.overrides import NO_OVERRIDES, Overrides
 from dedup.policies import columns_of, keep_order, parse_policy
-from dedup.records import PAIR_SCHEMA, Shard
+from dedup.records import PAIR_SCHEMA, Shard, descriptor_schema
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
@@ -28,25 +31,12 @@ def decide(run: Run, client: Client) -> None:
 
     The driver holds the accepted pairs and a row per sample in them: memory follows the duplicates, not the set.
     """
-    run.start("decide")
-    pairs = _accepted_pairs(run.folder)
-    policies = parse_policy(run.settings.decide.keep)
-    involved = manifest.split_by_shard(_involved(pairs), run.shards)
-    rows = client.gather(
-        [
-            client.submit(_rows_of, run.folder, shard_id, part["sample_id"], columns_of(policies), pure=False)
-            for shard_id, part in involved.items()
-        ]
-    )
-    if rows:
-        ranked = pa.concat_tables(rows)
-        decisions = group(pairs, ranked["sample_id"], keep_order(ranked, policies), run.settings.decide.grouping)
-    else:
-        decisions = group(pairs, pa.array([], pa.string()), [], run.settings.decide.grouping)
-
+    overrides = run.overrides or NO_OVERRIDES
+    groups, decisions = _decisions(run, client, overrides)
+    run.start("decide")  # from here on what was decided before is replaced
     parts = manifest.split_by_shard(decisions, run.shards)
     nothing = decisions.slice(0, 0)
-    write = functools.partial(_write_manifest, folder=run.folder)
+    write = functools.partial(_write_manifest, folder=run.folder, settings=run.settings.decide)
     counts = client.gather(
         [client.submit(write, shard, parts.get(shard.shard_id, nothing), pure=False) for shard in run.shards]
     )
@@ -57,9 +47,30 @@ def decide(run: Run, client: Client) -> None:
         entry["counts"] = shard_counts
         total.update(shard_counts)
     run.document["counts"] = {"input": sum(entry["samples"] for entry in run.document["shards"]), **dict(total)}
-    run.document["largest_groups"] = _largest(decisions)
+    run.document["largest_groups"] = _largest(groups)
+    run.document["overrides"] = overrides.facts() if overrides.sha256 else None
     write_url_lists(run, client)
-    run.finish("decide")
+    run.finish("decide", **_effects(decisions, total["kept"], run.settings.decide))
+
+
+def _decisions(run: Run, client: Client, overrides: Overrides) -> tuple[pa.Table, pa.Table]:
+    """The groups of the accepted pairs, and what becomes of each of their members and of each sample in overrides."""
+    settings = run.settings.decide
+    policies = parse_policy(settings.keep)
+    pairs = _accepted_pairs(run.folder)
+    columns = sorted({*columns_of(policies), *columns_to_choose(settings), "error"})
+    involved = manifest.split_by_shard(_involved(pairs, overrides), run.shards)
+    parts = client.gather(
+        [
+            client.submit(_rows_of, run.folder, shard_id, part["sample_id"], columns, pure=False)
+            for shard_id, part in involved.items()
+        ]
+    )
+    rows = pa.concat_tables(parts) if parts else descriptor_schema({}, 0).empty_table().select(columns)
+    overrides.check(rows["sample_id"], failed=rows["sample_id"].filter(pc.is_valid(rows["error"])))
+    ranks = keep_order(rows, policies)
+    groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
+    return groups, choose(groups, rows, ranks, settings, overrides)
 
 
 def _accepted_pairs(folder: RunFolder) -> pa.Table:
@@ -71,8 +82,8 @@ def _accepted_pairs(folder: RunFolder) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _involved(pairs: pa.Table) -> pa.Table:
-    both = pa.chunked_array(pairs["a"].chunks + pairs["b"].chunks, type=pa.string())
+def _involved(pairs: pa.Table, overrides: Overrides) -> pa.Table:
+    both = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks, overrides.sample_ids()], type=pa.string())
     return pa.table({"sample_id": pc.unique(both)})
 
 
@@ -81,9 +92,9 @@ def _rows_of(folder: RunFolder, shard_id: str, sample_ids: pa.ChunkedArray, colu
     return table.filter(pc.is_in(table["sample_id"], value_set=sample_ids.combine_chunks()))
 
 
-def _write_manifest(shard: Shard, decisions: pa.Table, folder: RunFolder) -> dict[str, int]:
+def _write_manifest(shard: Shard, decisions: pa.Table, folder: RunFolder, settings: DecideSettings) -> dict[str, int]:
     descriptors = folder.read_table(descriptors_name(shard.shard_id), manifest.DESCRIPTOR_COLUMNS)
-    table = manifest.manifest_table(shard, descriptors, decisions)
+    table = manifest.manifest_table(shard, descriptors, decisions, settings)
     folder.write_table(manifest.manifest_name(shard.shard_id), table)
     return manifest.count(table)
 
@@ -96,8 +107,19 @@ def _remove_stale(run: Run) -> None:
             run.folder.remove(name)
 
 
-def _largest(decisions: pa.Table) -> list[dict[str, Any]]:
-    keepers = decisions.filter(pc.and_(pc.is_null(decisions["keeper"]), pc.greater(decisions["cluster_size"], 1)))
+def _effects(decisions: pa.Table, kept: int, settings: DecideSettings) -> dict[str, Any]:
+    """What the summary tells of weights and captions; a sample without duplicate weighs 1."""
+    effects: dict[str, Any] = {}
+    if settings.weighs:
+        weights = decisions["weight"].drop_null().to_numpy().astype(np.float64)
+        effects["weight_sum"] = float(kept - len(weights) + weights.sum())
+    if settings.pools:
+        effects["pooled"] = len(decisions) - decisions["captions"].null_count
+    return effects
+
+
+def _largest(groups: pa.Table) -> list[dict[str, Any]]:
+    keepers = groups.filter(pc.and_(pc.is_null(groups["keeper"]), pc.greater(groups["cluster_size"], 1)))
     order = pc.sort_indices(keepers, sort_keys=[("cluster_size", "descending"), ("sample_id", "ascending")])
     columns = ["sample_id", "cluster", "cluster_size"]
     return list(keepers.select(columns).take(order[:_LARGEST_GROUPS]).to_pylist())

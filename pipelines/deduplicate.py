@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 
 from distributed import Client
 
+from dedup.decisions import DecideSettings
 from pipelines.client import ClusterSettings, connect
 from pipelines.deciding import decide
 from pipelines.describing import describe_shards
 from pipelines.judging import judge
 from pipelines.run_state import Run
 from pipelines.searching import search
-from pipelines.settings import DecideSettings, RunSettings
+from pipelines.settings import RunSettings
 
 # Describing has its own account of what is finished, shard by shard, so it is always asked.
 AFTER_DESCRIBE: dict[str, Callable[[Run, Client], None]] = {"search": search, "verify": judge, "decide": decide}
@@ -45,7 +46,7 @@ def deduplicate(
 
 
 def redecide(out: str, decision: DecideSettings, cluster: ClusterSettings) -> Run:
-    """Only the decision again, with another grouping or keep policy."""
+    """Only the decision again, with other settings, or after the overrides changed."""
     run = Run.reopen(out)
     run.set_decision(decision)
     with connect(cluster) as client:

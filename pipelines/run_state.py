@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
+from dedup.decisions import DecideSettings
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
+from dedup.overrides import Overrides, read_overrides
 from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
-from pipelines.settings import DecideSettings, RunSettings
+from pipelines.settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Run:
     shards: list[Shard]
     skip_bad_shards: bool = False
     document: dict[str, Any] = field(default_factory=dict)
+    overrides: Overrides | None = None  # those of the next decision; None: none is to be made
 
     @classmethod
     def open(
@@ -68,7 +71,8 @@ class Run:
             root, shards = list_shards(patterns, document["root"])
             if settings.describe.embedder == "auto" and "embedder" in document:
                 settings = _with_embedder(settings, document["embedder"]["name"])
-        run = cls(folder, settings, shards, skip_bad_shards, document)
+        overrides = read_overrides(folder, settings.decide.overrides)
+        run = cls(folder, settings, shards, skip_bad_shards, document, overrides)
         document["versions"] = _versions()
         document["patterns"] = list(patterns)
         document["settings"] = settings.to_json()
@@ -121,8 +125,13 @@ class Run:
         if step in ("verify", "decide"):
             chain += [settings["verify"]]
         if step == "decide":
-            chain += [settings["decide"]]
+            chain += [settings["decide"], self._overrides_sha256()]
         return fingerprint(step, *chain)
+
+    def _overrides_sha256(self) -> str | None:
+        if self.overrides is None:
+            return (self.document.get("overrides") or {}).get("sha256")
+        return self.overrides.sha256
 
     def is_finished(self, step: str) -> bool:
         """Whether the step's result is there, whole, and made under the same settings from the same input."""
@@ -133,7 +142,8 @@ class Run:
         return True
 
     def set_decision(self, decision: DecideSettings) -> None:
-        """Other settings for the last step alone."""
+        """Other settings for the last step alone. Raises ConfigError where their overrides cannot be read."""
+        self.overrides = read_overrides(self.folder, decision.overrides)
         self.settings = replace(self.settings, decide=decision)
         for which in ("asked", "settings"):
             self.document[which]["decide"] = self.settings.to_json()["decide"]

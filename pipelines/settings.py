@@ -10,31 +10,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError
-from dedup.groups import GROUPINGS
 from dedup.neighbors import SearchSettings
-from dedup.policies import parse_policy
 from dedup.verify import VerifySettings
 
 FLAT = Parameter(name="*")  # on the command line, a dataclass's fields are options of their own
-
-
-@dataclass(frozen=True)
-class DecideSettings:
-    """Who goes. Raises ConfigError for names that are not known."""
-
-    grouping: str = "star"
-    """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
-
-    keep: str = "largest"
-    """Who stays of a group: largest, smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD (of the
-    sample's json), or several with commas between, later ones breaking ties."""
-
-    def __post_init__(self) -> None:
-        if self.grouping not in GROUPINGS:
-            raise ConfigError(f"grouping={self.grouping}: known are {', '.join(GROUPINGS)}")
-        parse_policy(self.keep)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ def text(run: Run) -> str:
     counts: dict[str, int] = document["counts"]
     lines = [
         f"input    {counts['input']:>12,}  in {len(document['shards']):,} shards",
-        f"kept     {counts['kept']:>12,}",
+        f"kept     {counts['kept']:>12,}  {_choice(document)}".rstrip(),
         f"removed  {counts['removed']:>12,}  {_by_method(counts)}".rstrip(),
         f"failed   {counts['failed']:>12,}",
+        *_by_hand(document),
         f"embedder {_embedder(document)}",
         f"accepts  {_accepts(run.settings)}",
     ]
@@ -60,6 +61,27 @@ def warnings(document: dict[str, Any]) -> list[str]:
 
 def _by_method(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[f'removed:{m}']:,} {m}" for m in _METHODS if counts.get(f"removed:{m}"))
+
+
+def _choice(document: dict[str, Any]) -> str:
+    """Where another choice than one of each group was made."""
+    settings, effects = document["settings"]["decide"], document["steps"]["decide"]
+    parts = []
+    if settings["keep_up_to"] > 1:
+        parts.append(f"up to {settings['keep_up_to']} of each group")
+    if "weight_sum" in effects:
+        parts.append(f"of weight {effects['weight_sum']:,.1f} in all ({settings['weights']})")
+    if "pooled" in effects:
+        parts.append(f"captions pooled at {effects['pooled']:,} keepers ({settings['captions']})")
+    return ", ".join(parts)
+
+
+def _by_hand(document: dict[str, Any]) -> list[str]:
+    overrides = document["overrides"]
+    if not overrides:
+        return []
+    counts = f"{overrides['keep']:,} kept, {overrides['remove']:,} removed, {overrides['separate']:,} pairs separated"
+    return [f"by hand  {counts} ({overrides['file']})"]
 
 
 def _embedder(document: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from dedup.decisions import DECISION_SCHEMA, DecideSettings
 from dedup.errors import ManifestError
-from dedup.groups import GROUP_SCHEMA
 from dedup.manifest import count, manifest_table, read_manifest, split_by_shard
 from dedup.records import MANIFEST_SCHEMA, Shard, descriptor_schema
 
@@ -23,11 +23,11 @@ def descriptors(**errors: str | None) -> pa.Table:
 
 
 def decisions(*rows: dict[str, object]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=GROUP_SCHEMA)
+    return pa.Table.from_pylist(list(rows), schema=DECISION_SCHEMA)
 
 
-KEEPER = {"sample_id": "a/z", "cluster": 3, "cluster_size": 2, "component_size": 4}
-REMOVED = {**KEEPER, "sample_id": "a/y", "keeper": "a/z", "method": "hash", "score": 0.5}
+KEEPER = {"sample_id": "a/z", "status": "kept", "cluster": 3, "cluster_size": 2, "component_size": 4}
+REMOVED = {**KEEPER, "sample_id": "a/y", "status": "removed", "keeper": "a/z", "method": "hash", "score": 0.5}
 
 
 def test_rows_stay_in_the_order_of_the_shard_whatever_the_decisions() -> None:
@@ -45,6 +45,23 @@ def test_rows_stay_in_the_order_of_the_shard_whatever_the_decisions() -> None:
     assert set(table["shard"].to_pylist()) == {"/data/a.tar"}
     assert table["weight"].null_count == table["captions"].null_count == len(table)
     assert count(table) == {"kept": 2, "removed": 1, "failed": 1, "removed:hash": 1}
+
+
+def test_where_samples_are_weighed_all_that_stay_weigh_something() -> None:
+    by_hand = {"sample_id": "a/x", "status": "removed", "cluster_size": 1, "component_size": 1, "method": "override"}
+    rows = decisions({**KEEPER, "weight": 0.5}, {**KEEPER, "sample_id": "a/y", "weight": 0.25}, by_hand)
+    descriptions = descriptors(z=None, x="bad", y=None, w=None, v="bad")
+    table = manifest_table(SHARD, descriptions, rows, DecideSettings(weights="inverse"))
+    assert table["status"].to_pylist() == ["kept", "removed", "kept", "kept", "failed"]
+    assert table["weight"].to_pylist() == [0.5, None, 0.25, 1, None]
+    assert count(table) == {"kept": 3, "removed": 1, "failed": 1, "removed:override": 1}
+
+
+def test_pooled_captions_stand_beside_the_caption() -> None:
+    rows = decisions({**KEEPER, "captions": ["text z", "text y"]}, REMOVED)
+    table = manifest_table(SHARD, descriptors(z=None, y=None), rows)
+    assert table["captions"].to_pylist() == [["text z", "text y"], None]
+    assert table["caption"].to_pylist() == ["text z", "text y"]
 
 
 def test_an_empty_shard_gives_an_empty_part() -> None:

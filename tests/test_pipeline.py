@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.manifest import read_manifest
@@ -25,7 +26,7 @@ from pipelines import deciding, describing, searching, shuffle
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.run_state import Run
-from pipelines.settings import DecideSettings, RunSettings
+from pipelines.settings import RunSettings
 from tests.shard_makers import BROKEN_SHARDS, jpeg, sample_members, write_tar
 
 SETTINGS = RunSettings(describe=DescribeSettings(embedder="none"))
