@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -125,6 +125,7 @@ def test_equivalence_asks_for_the_whole_interval() -> None:
     assert Interval(0.05, 0.01, 0.12, "").excludes(0)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(3, 12), st.integers(1, 9), st.integers(0, 999))
 def test_intervals_hold_their_estimate_and_stay_in_range(seeds: int, canaries: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
