@@ -24,6 +24,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dedup.errors import ManifestError
@@ -150,12 +151,17 @@ class RunFolder:
             if note is not None:
                 writer.annotate(note)
 
-    def read_table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Raises ManifestError when the file is missing or not Parquet."""
+    def read_table(
+        self, name: str, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """The rows `where` holds, or all, which takes no more memory than one row group and the result.
+
+        Raises ManifestError when the file is missing or not Parquet.
+        """
         fs, root = self._fs
         try:
             with fs.open(f"{root}/{name}", "rb") as file:
-                return pq.read_table(file, columns=list(columns) if columns is not None else None)
+                return pq.read_table(file, columns=list(columns) if columns is not None else None, filters=where)
         except FileNotFoundError as error:
             raise ManifestError(f"{self.path(name)} is missing: the run is unfinished; run it again") from error
         except pa.ArrowInvalid as error:

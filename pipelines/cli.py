@@ -21,7 +21,7 @@ from dedup.errors import ConfigError, DedupError
 from dedup.manifest import read_manifest
 from dedup.planting import score
 from dedup.rewrite import CleanSettings
-from pipelines import clean, download, sample, summary
+from pipelines import clean, download, explain, sample, summary
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.download import DownloadSettings
@@ -114,6 +114,28 @@ def decide(
     before = Run.reopen(run).settings.decide
     decision = replace(before, **{name: value for name, value in asked.items() if value is not None})
     print(summary.text(redecide(run, decision, cluster)))
+
+
+@app.command(name="explain")
+def explain_sample(run: str, sample_id: str, *, show: str | None = None) -> None:
+    """Tell the story of one image: its status, keeper and group, the evidence, and where its bytes are.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    sample_id
+        As in the manifest: <shard id>/<key>.
+    show
+        Write the image beside those it was compared with to this PNG file.
+    """
+    if show is not None and not show.lower().endswith(".png"):
+        raise ConfigError(f"show={show}: give a file that ends in .png")
+    story = explain.explain(run, sample_id)
+    print(explain.text(story))
+    if show is not None:
+        explain.show(run, story).save(show)
+        print(f"  shown in  {show}")
 
 
 @app.command(name="download")
