@@ -22,7 +22,6 @@ from dedup.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 KILLS_UNTIL_GIVEN_UP = 3
-_THREADS_PER_WORKER = 1  # a second one waits for the interpreter lock more than it works
 _MAX_THREADS_PER_GPU = 16
 _DASHBOARD = "127.0.0.1:0"  # a free port, and nobody else's business
 _DASK_CONFIG = {
@@ -70,7 +69,7 @@ def layout(cores: int, gpus: tuple[str, ...] = (), workers: int | None = None) -
         chosen = gpus[:workers]
         return Layout(len(chosen), max(1, min(cores // len(chosen), _MAX_THREADS_PER_GPU)), chosen)
     if workers is None:
-        workers = max(1, cores // _THREADS_PER_WORKER)
+        workers = max(1, cores)  # a second thread per worker waits for the interpreter lock more than it works
     return Layout(workers, max(1, cores // workers))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
@@ -17,8 +17,6 @@ from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
 from pipelines.settings import RunSettings
-
-logger = logging.getLogger(__name__)
 
 STEPS = ("describe", "search", "verify", "decide")
 FORMAT = 1  # of the run folder; a change makes older folders refuse to resume
@@ -56,7 +54,8 @@ class Run:
         folder = RunFolder(out)
         if out.startswith("memory:"):
             raise ConfigError(f"{out}: each worker would have a memory of its own; choose a folder that all can reach")
-        document = _usable(out, folder)
+        with _as_output(out):
+            document = _begun(folder)
         if document is None:
             root, shards = list_shards(patterns, root)
             document = {"format": FORMAT, "root": root, "asked": settings.to_json(), "steps": {}}
@@ -78,7 +77,8 @@ class Run:
         document["settings"] = settings.to_json()
         if not document["steps"]:
             # A folder that holds results stays as it is until the embedder, too, is known to be theirs.
-            _usable(out, folder, run.save)
+            with _as_output(out):
+                run.save()
         return run
 
     @classmethod
@@ -160,17 +160,20 @@ class Run:
         self.save()
 
 
-def _usable(out: str, folder: RunFolder, save: Callable[[], None] | None = None) -> dict[str, Any] | None:
-    """run.json of a run that has come as far as a descriptor, else None; or saves a new one."""
+def _begun(folder: RunFolder) -> dict[str, Any] | None:
+    """run.json of a run that has come as far as a descriptor, else None."""
+    document = folder.read_json(RUN_FILE)
+    return document if document is None or document["steps"] or folder.names("descriptors") else None
+
+
+@contextlib.contextmanager
+def _as_output(out: str) -> Iterator[None]:
+    """Turns whatever its filesystem raises into a ConfigError that names `out`; each has errors of its own."""
     try:
-        if save is not None:
-            save()
-            return None
-        document = folder.read_json(RUN_FILE)
-        return document if document is None or document["steps"] or folder.names("descriptors") else None
+        yield
     except DedupError:
         raise
-    except Exception as error:  # each filesystem has errors of its own
+    except Exception as error:
         raise ConfigError(f"{out} cannot hold a run ({type(error).__name__}: {error}); choose another OUT") from error
 
 
