@@ -174,12 +174,7 @@ class Keep:
 
     def _load(self, shard_id: str) -> _Part:
         columns = [*_COLUMNS, "weight"] if self._by_weight else list(_COLUMNS)
-        folder, name = RunFolder(self._run), manifest_name(shard_id)
-        table = folder.read_table(name, columns)
-        if missing := set(columns) - set(table.column_names):
-            raise ManifestError(
-                f"{folder.path(name)} has no column {', '.join(sorted(missing))}: run `dedup decide` on it"
-            )
+        table = RunFolder(self._run).read_table(manifest_name(shard_id), columns)
         return _Part(f"shard {shard_id} of the run in {self._run}", table, self._fates(table))
 
     def _fates(self, table: pa.Table) -> list[bool]:

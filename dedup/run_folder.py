@@ -156,11 +156,18 @@ class RunFolder:
     ) -> pa.Table:
         """The rows `where` holds, or all, which takes no more memory than one row group and the result.
 
-        Raises ManifestError when the file is missing or not Parquet.
+        Raises ManifestError when the file is missing, not Parquet, or without one of `columns`.
         """
         fs, root = self._fs
         try:
             with fs.open(f"{root}/{name}", "rb") as file:
+                missing = set(columns or ()) - set(pq.read_schema(file).names)
+                if missing:
+                    raise ManifestError(
+                        f"{self.path(name)} has no column {', '.join(sorted(missing))}: another version of dedup wrote "
+                        "it, or it was rewritten since; make it again with this version"
+                    )
+                file.seek(0)
                 return pq.read_table(file, columns=list(columns) if columns is not None else None, filters=where)
         except FileNotFoundError as error:
             raise ManifestError(f"{self.path(name)} is missing: the run is unfinished; run it again") from error

@@ -176,6 +176,13 @@ def test_unusable_runs_are_refused_at_once(run: Path, tmp_path: Path) -> None:
         dedup.keep(run)
 
 
+def test_a_manifest_without_a_column_is_named_with_it(run: Path) -> None:
+    path = run / "manifest" / "a" / "0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["sha256"]), path)
+    with pytest.raises(ManifestError, match=r"a/0\.parquet has no column sha256"):
+        dedup.keep(run)({"__key__": "k0", "__url__": "a/0.tar"})
+
+
 def test_a_filter_travels_without_what_it_read_and_notices_another_decision(run: Path) -> None:
     keep = dedup.keep(run)
     before = pickle.dumps(keep)
