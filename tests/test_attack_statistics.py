@@ -44,7 +44,7 @@ def test_below_three_seeds_there_is_no_interval() -> None:
     ):
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
-        assert interval.method == "no interval from 2 seeds"
+        assert interval.method == "too few seeds for an interval: 2"
         assert not interval.within(1)
         assert not interval.excludes(0.99)
 

@@ -70,7 +70,7 @@ def t_interval(values: Floats) -> Interval:
     """Of the mean of (S,) values, one per seed, by Student's t; for paired data give the differences."""
     mean = float(values.mean()) if len(values) else math.nan
     if len(values) < INTERVAL_SEEDS:
-        return Interval(mean, math.nan, math.nan, f"no interval from {len(values)} seeds")
+        return Interval(mean, math.nan, math.nan, f"too few seeds for an interval: {len(values)}")
     half = _t(len(values)) * float(values.std(ddof=1)) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half, "t over seeds")
 
@@ -117,7 +117,7 @@ def ratio_interval(arm: Hits, base: Hits) -> Interval:
     if not base.any():
         return Interval(math.nan, math.nan, math.nan, "undefined: the other arm has no hit")
     if len(x) < INTERVAL_SEEDS:
-        return Interval(float(y.mean() / x.mean()), math.nan, math.nan, f"no interval from {len(x)} seeds")
+        return Interval(float(y.mean() / x.mean()), math.nan, math.nan, f"too few seeds for an interval: {len(x)}")
     if not arm.any():
         return Interval(0.0, 0.0, zero_hits_bound(arm.size) / float(x.mean()), "rule of three")
     ratio = float(y.mean() / x.mean())

@@ -1,0 +1,64 @@
+"""The verdict: one line that says what cleaning changed, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dedup.attack.scoring import COMMON_COPIES, ArmScore, arm_rates, compare_arms
+from dedup.attack.statistics import CLAIM_SEEDS
+
+
+def verdict(scores: Mapping[str, Mapping[int, ArmScore]], arm: str = "deduplicated", base: str = "duplicated") -> str:
+    """Of `arm` against `base`, on the seeds that both have:
+
+    "copies >= 8: extraction 92 % -> 4 % (difference -88 points, 95 % interval -95 to -81); singles 0 % -> 1 %; false
+    positives 0 %; 10 seeds". False positives are the held-out groups hit in either arm. Below CLAIM_SEEDS seeds it
+    says that these are too few for a claim.
+    """
+    seeds = sorted(set(scores.get(arm, {})) & set(scores.get(base, {})))
+    if not seeds:
+        return f"no seed has both arms, {base} and {arm}: nothing to compare"
+    both = {name: {seed: scores[name][seed] for seed in seeds} for name in (base, arm)}
+    rates = {name: arm_rates(both[name]) for name in both}
+    comparisons = compare_arms(both, (base,))
+    pooled = _find(comparisons, kind="canary", near=None, k_min=COMMON_COPIES)
+    parts = []
+    if pooled is None:
+        parts.append(f"no canaries of {COMMON_COPIES} or more copies")
+    else:
+        before, after = (_shown(rates[name], kind="canary", near=None, k_min=COMMON_COPIES) for name in (base, arm))
+        parts.append(f"copies >= {COMMON_COPIES}: extraction {before} -> {after} ({_difference(pooled)})")
+    if _find(rates[base], kind="single"):
+        parts.append(f"singles {_shown(rates[base], kind='single')} -> {_shown(rates[arm], kind='single')}")
+    if _find(rates[base], kind="held_out"):
+        worst = max((_rate(rates[name], kind="held_out") for name in both), default=0.0)
+        parts.append(f"false positives {_percent(worst)}")
+    few = f", too few for a claim ({CLAIM_SEEDS})" if len(seeds) < CLAIM_SEEDS else ""
+    parts.append(f"{len(seeds)} seed{'s' * (len(seeds) != 1)}{few}")
+    return "; ".join(parts)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    points = f"difference {100 * row['difference']:+.0f} points"
+    if row["low"] is None:
+        return f"{points}, {row['method']}"
+    return f"{points}, 95 % interval {100 * row['low']:+.0f} to {100 * row['high']:+.0f}"
+
+
+def _find(rows: Sequence[Mapping[str, Any]], **labels: Any) -> Mapping[str, Any] | None:
+    return next((row for row in rows if all(row.get(name) == value for name, value in labels.items())), None)
+
+
+def _rate(rows: Sequence[Mapping[str, Any]], **labels: Any) -> float:
+    row = _find(rows, **labels)
+    return float(row["rate"]) if row else 0.0
+
+
+def _shown(rows: Sequence[Mapping[str, Any]], **labels: Any) -> str:
+    return _percent(_rate(rows, **labels))
+
+
+def _percent(share: float) -> str:
+    """Whole per cent, but one digit more below 1, where 0 would hide something."""
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1f} %"
