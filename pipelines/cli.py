@@ -18,6 +18,7 @@ from cyclopts.config import Toml
 from dedup import __version__
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError
+from dedup.export import export
 from dedup.manifest import read_manifest
 from dedup.planting import score
 from dedup.rewrite import CleanSettings
@@ -136,6 +137,22 @@ def explain_sample(run: str, sample_id: str, *, show: str | None = None) -> None
     if show is not None:
         explain.show(run, story).save(show)
         print(f"  shown in  {show}")
+
+
+@app.command(name="export")
+def export_manifest(run: str, *, to: str, out: str | None = None) -> None:
+    """Write a finished run's manifest in a form that other tools read.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    to
+        csv, jsonl, duckdb-view (an SQL file of views) or hf-dataset-card (README.md of a Hugging Face dataset).
+    out
+        The file to write; by default manifest.csv, .jsonl or .sql, or README.md, in the current folder.
+    """
+    print(export(run, to, out))
 
 
 @app.command(name="download")
