@@ -1,4 +1,4 @@
-"""The verdict: one line that says what cleaning changed, and how sure that is."""
+"""The verdict: one line that says what cleaning changed and how sure that is, and cautions where it says little."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 from dedup.attack.scoring import COMMON_COPIES, ArmScore, arm_rates, compare_arms
 from dedup.attack.statistics import CLAIM_SEEDS
+
+FULL = 0.95  # from this rate on, there is no room left in which arms could differ
+FALSE_POSITIVES = 0.01
 
 
 def verdict(scores: Mapping[str, Mapping[int, ArmScore]], arm: str = "deduplicated", base: str = "duplicated") -> str:
@@ -37,6 +40,36 @@ def verdict(scores: Mapping[str, Mapping[int, ArmScore]], arm: str = "deduplicat
     few = f", too few for a claim ({CLAIM_SEEDS})" if len(seeds) < CLAIM_SEEDS else ""
     parts.append(f"{len(seeds)} seed{'s' * (len(seeds) != 1)}{few}")
     return "; ".join(parts)
+
+
+def cautions(scores: Mapping[str, Mapping[int, ArmScore]], base: str = "duplicated") -> list[str]:
+    """Why these figures may say less than they seem to, a sentence each; none where the experiment is in order.
+
+    Full memorization (every arm leaks all there is, so cleaning seems useless), no memorization (nothing to lower),
+    false positives above 1 %, and displacement (the singles of an arm leak more than those of `base`).
+    """
+    rates = {arm: arm_rates(by_seed) for arm, by_seed in scores.items() if by_seed}
+    found = []
+    if base in rates and _rate(rates[base], kind="single") >= FULL:
+        found.append(
+            f"{base} leaks {_shown(rates[base], kind='single')} of the pictures that occur once: full memorization, "
+            "in which no cleaning shows; train for fewer steps or on more pictures"
+        )
+    if base in rates and not any(row["hit"] for row in rates[base] if row["kind"] == "canary"):
+        found.append(f"{base} leaks no canary, so there is nothing to lower: train for more steps")
+    for arm, rows in rates.items():
+        if _rate(rows, kind="held_out") > FALSE_POSITIVES:
+            found.append(
+                f"{arm}: {_shown(rows, kind='held_out')} of the held-out pictures count as extracted, so the criterion "
+                "is too loose"
+            )
+    for row in compare_arms({arm: scores[arm] for arm in rates}, (base,)):
+        if row["kind"] == "single" and row["low"] is not None and row["low"] > 0:
+            found.append(
+                f"{row['arm']} leaks more singles than {base} ({100 * row['difference']:+.1f} points): at equal steps "
+                "a smaller set is seen more often"
+            )
+    return found
 
 
 def _difference(row: Mapping[str, Any]) -> str:
