@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dedup.errors import ConfigError, ImageError
-from dedup.images import decode
+from dedup.images import MAX_PIXELS, decode
 from dedup.intervals import wilson
 from dedup.records import Sample, sample_id
 from dedup.transforms import TRANSFORMS, Encoded
@@ -58,21 +58,19 @@ def plant(
     transforms: Sequence[str] = (EXACT, *TRANSFORMS),
     copies: int = 3,
     seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Planted]:
     """Each original as it is, followed by `copies` copies of it, each by another transform.
 
     The transforms come in a drawn order, round and round, so that each occurs equally often (by one more or less).
     The copy of a picture by a transform depends on `seed`, its key and the transform alone: a larger set keeps the
     copies of a smaller one where both use the transform. Text and json are handed on to the copies. A sample
-    whose picture cannot be decoded is passed on and has no copies; one without any is left out.
+    whose picture cannot be decoded (or has more than `max_pixels`) is passed on and has no copies; one without any is
+    left out.
 
-    Raises ConfigError for an unknown transform, more copies than transforms, or a key that a copy needs too.
+    Raises ConfigError as `check_transforms` does, and for a key that a copy needs too.
     """
-    unknown = sorted(set(transforms) - {EXACT, *TRANSFORMS})
-    if unknown:
-        raise ConfigError(f"unknown transforms {', '.join(unknown)}; there are {EXACT}, {', '.join(TRANSFORMS)}")
-    if not 0 <= copies <= len(transforms):
-        raise ConfigError(f"{copies} copies of each picture by {len(transforms)} transforms: at most one by each")
+    check_transforms(transforms, copies)
     order = list(transforms)
     random.Random(seed).shuffle(order)
     keys: set[str] = set()
@@ -83,7 +81,7 @@ def plant(
         whole = Encoded(sample.image.data, sample.image.extension)
         group = [Planted(sample.key, whole, sample.text, sample.json)]
         try:
-            picture = decode(whole.data, min_side=0).rgb
+            picture = decode(whole.data, 0, max_pixels).rgb
         except ImageError:
             names = []
         else:
@@ -97,6 +95,17 @@ def plant(
                 raise ConfigError(f"two samples with the key {planted.key}: give each picture a key of its own")
             keys.add(planted.key)
         yield from group
+
+
+def check_transforms(transforms: Sequence[str], copies: int) -> None:
+    """Raises ConfigError for an unknown or repeated transform, or more copies than transforms."""
+    unknown = sorted(set(transforms) - {EXACT, *TRANSFORMS})
+    if unknown:
+        raise ConfigError(f"unknown transforms {', '.join(unknown)}; there are {EXACT}, {', '.join(TRANSFORMS)}")
+    if len(set(transforms)) < len(transforms):
+        raise ConfigError(f"transforms {', '.join(transforms)}: each can be named once only")
+    if not 0 <= copies <= len(transforms):
+        raise ConfigError(f"{copies} copies of each picture by {len(transforms)} transforms: at most one by each")
 
 
 def _generator(seed: int, key: str, transform: str) -> np.random.Generator:
