@@ -190,6 +190,10 @@ class RunFolder:
         with self.whole_file(name) as path:
             Path(path).write_text(text, encoding="utf-8")
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        with self.whole_file(name) as path:
+            Path(path).write_bytes(content)
+
     def read_bytes(self, name: str) -> bytes | None:
         """None when the file does not exist."""
         fs, root = self._fs

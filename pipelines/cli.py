@@ -16,13 +16,15 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from dedup import __version__
+from dedup.calibrate import PlantSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError
 from dedup.export import export
 from dedup.manifest import read_manifest
+from dedup.operating_curve import ProjectSettings
 from dedup.planting import score
 from dedup.rewrite import CleanSettings
-from pipelines import clean, download, explain, sample, summary
+from pipelines import calibrate, clean, download, explain, sample, summary
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.download import DownloadSettings
@@ -33,6 +35,8 @@ from pipelines.shuffle import quiet
 logger = logging.getLogger("dedup")
 
 RUN_DEFAULTS = RunSettings()
+PLANT_DEFAULTS = PlantSettings()
+PROJECT_DEFAULTS = ProjectSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
 CLEAN_DEFAULTS = CleanSettings()
 DOWNLOAD_DEFAULTS = DownloadSettings()
@@ -196,6 +200,44 @@ def clean_shards(
         Where the shards go, local or an fsspec URL: a new folder, or one that an interrupted call began.
     """
     print(clean.text(clean.clean(run, out, settings, cluster), out))
+
+
+@app.command(name="calibrate")
+def calibrate_on(
+    shards: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    *,
+    out: str | None = None,
+    root: str | None = None,
+    skip_bad_shards: Annotated[bool, Parameter(negative=())] = False,
+    label: Annotated[bool, Parameter(negative=())] = False,
+    labels: str | None = None,
+    plant: Annotated[PlantSettings, FLAT] = PLANT_DEFAULTS,
+    project: Annotated[ProjectSettings, FLAT] = PROJECT_DEFAULTS,
+    settings: Annotated[RunSettings, FLAT] = RUN_DEFAULTS,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
+) -> None:
+    """Measure precision and recall on your own images: plant copies of a sample, run, and report; removes nothing.
+
+    Parameters
+    ----------
+    shards
+        As in `dedup run`.
+    out
+        Folder of the report; by default runs/calibrate- and a name made from SHARDS.
+    root
+        As in `dedup run`.
+    skip_bad_shards
+        As in `dedup run`.
+    label
+        Ask on the terminal whether the pairs on the contact sheets are the same picture.
+    labels
+        A CSV with the columns a, b and same (yes, no or unsure) that answers for such pairs.
+    """
+    if not shards:
+        raise ConfigError("no shards given: dedup calibrate 'shards/{00000..00009}.tar' --out runs/calibration")
+    folder = out or default_out(shards).replace("runs/", "runs/calibrate-", 1)
+    asked = calibrate.Asked(shards, settings, plant, project, root, skip_bad_shards)
+    print(calibrate.text(calibrate.calibrate(asked, folder, cluster, label=label, labels=labels), folder))
 
 
 @app.command(name="sample")

@@ -38,11 +38,16 @@ def deduplicate(
     """
     run = Run.open(out, patterns, settings, root=root, skip_bad_shards=skip_bad_shards)
     with connect(cluster) as client:
-        _timed(run, "describe", describe_shards, client)
-        for step, function in AFTER_DESCRIBE.items():
-            if not run.is_finished(step):
-                _timed(run, step, function, client)
+        finish(run, client)
     return run
+
+
+def finish(run: Run, client: Client) -> None:
+    """Every step of the run that is not finished, in order."""
+    _timed(run, "describe", describe_shards, client)
+    for step, function in AFTER_DESCRIBE.items():
+        if not run.is_finished(step):
+            _timed(run, step, function, client)
 
 
 def redecide(out: str, decision: DecideSettings, cluster: ClusterSettings) -> Run:

@@ -46,8 +46,9 @@ class Run:
         *,
         root: str | None = None,
         skip_bad_shards: bool = False,
+        also: Sequence[Shard] = (),
     ) -> Run:
-        """Start a run in `out`, or resume the one that is there.
+        """Start a run in `out`, or resume the one that is there. `also` are shards that lie elsewhere.
 
         Raises ConfigError where the folder holds a run with other settings, naming each difference.
         """
@@ -70,6 +71,8 @@ class Run:
             root, shards = list_shards(patterns, document["root"])
             if settings.describe.embedder == "auto" and "embedder" in document:
                 settings = _with_embedder(settings, document["embedder"]["name"])
+        elsewhere = {shard.url for shard in also}
+        shards = [*(shard for shard in shards if shard.url not in elsewhere), *also]
         overrides = read_overrides(folder, settings.decide.overrides)
         run = cls(folder, settings, shards, skip_bad_shards, document, overrides)
         document["versions"] = _versions()
