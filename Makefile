@@ -11,13 +11,14 @@ OPTIONS = $(call option,OUT,out) $(call option,EMBEDDER,embedder) $(call option,
 	$(call option,STRICTNESS,strictness) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dedup download clean-shards test lint format type bench lock clean
+.PHONY: help setup dedup download clean-shards calibrate test lint format type bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make dedup takes SHARDS='shards/{00000..00009}.tar' OUT=runs/mine EMBEDDER= CONFIG=file.toml"
-	@echo "  SCHEDULER=tcp://... WORKERS= MIN_COSINE= STRICTNESS= and ARGS='...' for any other option of \`dedup run\`"
+	@echo "  SCHEDULER=tcp://... WORKERS= MIN_COSINE= STRICTNESS= and ARGS='...' for any other option of \`dedup run\`;"
+	@echo "  make calibrate takes the same, and TARGET_PRECISION=0.999"
 
 setup: $(STAMP) ## the environment in .venv, with all that any target needs
 
@@ -41,6 +42,10 @@ download: $(STAMP) ## download the list URLS into shards in OUT, by img2dataset;
 clean-shards: $(STAMP) ## write shards of the run RUN without its removed samples into OUT
 	$(BIN)/dedup clean $(call PATTERN,$(RUN)) $(call option,OUT,out) $(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(ARGS)
 
+calibrate: $(STAMP) ## precision and recall on SHARDS with planted copies, reported in OUT; removes nothing
+	$(BIN)/dedup calibrate $(foreach pattern,$(SHARDS),$(call PATTERN,$(pattern))) \
+		$(call option,TARGET_PRECISION,target-precision) $(OPTIONS)
+
 test: $(STAMP) ## the test suite, notebooks included
 	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m pytest --nbmake --override-ini 'filterwarnings=' notebooks
@@ -63,6 +68,7 @@ bench: $(STAMP) ## the figures in README.md: PHOTOS= and CIFAR= are folders of s
 	$(BIN)/python -m pipelines.benchmark clean '$(PHOTOS)' '$(CIFAR)'
 	$(BIN)/python -m pipelines.benchmark search
 	$(BIN)/python -m pipelines.benchmark peers '$(PHOTOS)'
+	$(BIN)/python -m pipelines.benchmark calibration '$(PHOTOS)'
 
 lock: $(STAMP) ## choose new versions into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-header --no-annotate --upgrade \

@@ -6,6 +6,7 @@ cifar SHARDS      seconds, memory and counts of a whole run
 clean PHOTOS SMALL   cleaning beside copying the same shards, and whether every member comes back
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
+calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ import numpy as np
 from cyclopts import App, Parameter
 from PIL import Image, JpegImagePlugin
 
+from dedup.calibrate import PlantSettings
 from dedup.describe import DescribeSettings, describe_shard
 from dedup.errors import ConfigError, DedupError
 from dedup.images import decode
 from dedup.neighbors import SearchSettings, assign_cells, cosine_pairs_in_cell, train_cells
+from dedup.operating_curve import ProjectSettings
 from dedup.records import Sample
 from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import clean_benchmark, comparison, peers
+from pipelines import calibrate, clean_benchmark, comparison, peers
+from pipelines.client import ClusterSettings
+from pipelines.settings import RunSettings
 
 logger = logging.getLogger(__name__)
 
@@ -342,6 +347,34 @@ def compare(photos: str, *, copies: int = 6, seed: int = 0, tools: tuple[str, ..
         Which tools to measure.
     """
     print(comparison.compare(samples(photos), tools, copies, seed))
+
+
+@app.command
+def calibration(photos: str, *, copies: int = 4, report: Path | None = None) -> None:
+    """The report of `dedup calibrate` on photographs, as Markdown.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs that are all different, so that every accepted pair of them is false.
+    copies
+        Planted of each.
+    report
+        Where the report goes; by default it is printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        asked = calibrate.Asked(
+            (photos,),
+            RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0")),
+            PlantSettings(images=1_000_000, copies=copies),
+            ProjectSettings(distinct=True, duplicate_share=0.01),
+        )
+        calibrate.calibrate(asked, folder, ClusterSettings())
+        text = Path(folder, calibrate.MARKDOWN).read_text(encoding="utf-8")
+    if report is None:
+        print(text)
+    else:
+        report.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
