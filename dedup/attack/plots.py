@@ -1,0 +1,279 @@
+"""The figures, drawn from the content of attack.json and, for pictures, from matches.
+
+Each function returns a matplotlib Figure; `files` turns it into PNG and SVG, the same bytes each time. Colours are
+those of Okabe and Ito, told apart with any kind of colour vision; each arm also has a marker of its own. Bands and bars
+are 95 % intervals over seeds; where there are too few seeds none is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dedup.attack.extraction import MATCH_SCHEMA
+from dedup.attack.membership import MIN_NON_MEMBERS, Roc
+from dedup.attack.reference import Reference
+from dedup.attack.scoring import COMMON_COPIES, ArmScore, arm_rates
+from dedup.errors import ConfigError
+
+Content = Mapping[str, Any]
+
+STYLES = {  # of the arms; others take the last ones in turn
+    "duplicated": ("#D55E00", "o"),
+    "deduplicated": ("#0072B2", "s"),
+    "deduplicated+refill": ("#56B4E9", "D"),
+    "oracle": ("#009E73", "^"),
+    "random-drop": ("#CC79A7", "v"),
+}
+OTHERS = (("#E69F00", "P"), ("#000000", "X"), ("#999999", "*"))
+
+# Carlini et al. 2023, section 7.2: CIFAR-10 before and after removing 5,275 near-duplicates. Unique images extracted
+# from 2^20 generations, 986 / 1,280; and the same per image left in the set, 2.20 % / 2.56 %.
+PUBLISHED = (("all images: 986 / 1,280", 986 / 1280), ("per image left in the set", 0.0220 / 0.0256))
+RATIOS_TO = 1.6  # the right end of the forest plot
+
+
+def files(name: str, figure: Figure) -> dict[str, bytes]:
+    """{name.png: ..., name.svg: ...}: what to write into the folder of results."""
+    content = {}
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
+            content[f"{name}.{suffix}"] = buffer.getvalue()
+    return content
+
+
+def figures(content: Content) -> dict[str, Figure]:
+    """Every figure for which attack.json has data, by name."""
+    seeds = [seed for arm in content["arms"].values() for seed in arm["seeds"]]
+    drawn = {"extraction": extraction_by_copies(content), "ratios": forest(content)}
+    if any(seed.get("curve") for seed in seeds):
+        drawn["steps"] = steps(content)
+    if any(seed.get("generations_curve") for seed in seeds):
+        drawn["generations"] = generations(content)
+    return drawn
+
+
+def extraction_by_copies(content: Content) -> Figure:
+    """Extraction rate against copies, exact and near copies apart; singles and held-out groups to the left."""
+    rates = {arm: arm_rates(_scores(entry)) for arm, entry in content["arms"].items()}
+    kinds = sorted({row["near"] for rows in rates.values() for row in rows if row.get("k") and row["kind"] == "canary"})
+    figure = Figure(figsize=(5.2 * max(len(kinds), 1), 4.2), layout="constrained")
+    panels = figure.subplots(1, max(len(kinds), 1), sharey=True, squeeze=False)[0]
+    for axes, near in zip(panels, kinds, strict=False):
+        levels = sorted({row["k"] for rows in rates.values() for row in rows if row.get("k") and row["near"] is near})
+        for number, (arm, rows) in enumerate(rates.items()):
+            colour, marker = _style(arm, number)
+            shift = 2 ** (0.05 * (number - (len(rates) - 1) / 2))  # so that arms at one rate can be told apart
+            at = [row for row in rows if row.get("k") and row["kind"] == "canary" and row["near"] is near]
+            x = np.array([row["k"] for row in at]) * shift
+            axes.plot(x, [row["rate"] for row in at], color=colour, marker=marker, label=arm)
+            if all(row["low"] is not None for row in at):
+                low, high = ([row[end] for row in at] for end in ("low", "high"))
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            for kind, place in (("single", levels[0] / 2.5), ("held_out", levels[0] / 5)):
+                for row in (row for row in rows if row["kind"] == kind):
+                    _point(axes, place * shift, row, colour, marker)
+        axes.axvline(levels[0] / 1.6, color="0.8", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([levels[0] / 5, levels[0] / 2.5, *levels], ["held\nout", "singles", *map(str, levels)])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("copies of the picture in the set before cleaning")
+        axes.set_title("near copies" if near else "exact copies", fontsize=10)
+        axes.set_ylim(-0.03, 1.03)
+        axes.grid(axis="y", color="0.92")
+    panels[0].set_ylabel("share extracted at least once")
+    panels[0].legend(fontsize=8, loc="upper left", frameon=False)
+    figure.suptitle(f"Extraction against copies ({_seeds(content)}, 95 % intervals)", fontsize=11)
+    return figure
+
+
+def steps(content: Content) -> Figure:
+    """Extraction of canaries of many copies, and held-out loss, against training steps."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for number, (arm, entry) in enumerate(content["arms"].items()):
+        colour, marker = _style(arm, number)
+        curves = [seed["curve"] for seed in entry["seeds"] if seed.get("curve")]
+        for index, curve in enumerate(curves):
+            at = [point["steps"] for point in curve]
+            shown = {"color": colour, "marker": marker, "markersize": 4, "label": None if index else arm}
+            above.plot(at, [_common(point["rates"]) for point in curve], **shown)
+            below.plot(at, [point["held_out_loss"] for point in curve], **shown)
+    above.set_ylabel(f"share extracted, copies ≥ {COMMON_COPIES}")
+    above.set_ylim(-0.03, 1.03)
+    above.legend(fontsize=8, frameon=False)
+    below.set_ylabel("denoising loss on held-out pictures")
+    below.set_xlabel("training steps")
+    for axes in (above, below):
+        axes.grid(axis="y", color="0.92")
+    figure.suptitle("Against training steps (one line per seed)", fontsize=11)
+    return figure
+
+
+def generations(content: Content) -> Figure:
+    """Unique training images extracted against generations drawn."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (arm, entry) in enumerate(content["arms"].items()):
+        colour, marker = _style(arm, number)
+        curves = [seed["generations_curve"] for seed in entry["seeds"] if seed.get("generations_curve")]
+        for index, curve in enumerate(curves):
+            x, y = ([point[name] for point in curve] for name in ("generations", "extracted"))
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, label=None if index else arm)
+    axes.set_xscale("log")
+    axes.set_xlabel("generations")
+    axes.set_ylabel("unique training images extracted")
+    axes.grid(axis="y", color="0.92")
+    axes.legend(fontsize=8, frameon=False)
+    figure.suptitle("Unique images against generations (one line per seed)", fontsize=11)
+    return figure
+
+
+def forest(content: Content) -> Figure:
+    """Risk ratio of each arm to `duplicated` at many copies, with the published ratios below, labelled as what they
+    are: figures of another protocol, of one retraining and without an interval."""
+    rows = [
+        row
+        for row in content["comparisons"]
+        if row["against"] == "duplicated" and row.get("k_min") is not None and row["ratio"] is not None
+    ]
+    rows = [row for row in rows if row["near"] is not None] or rows
+    figure = Figure(figsize=(7.2, 1.6 + 0.4 * (len(rows) + len(PUBLISHED))), layout="constrained")
+    axes = figure.subplots()
+    labels = []
+    for place, row in enumerate(rows):
+        colour, marker = _style(row["arm"], place)
+        if row["ratio_low"] is not None:
+            high = RATIOS_TO if row["ratio_high"] is None else row["ratio_high"]
+            axes.plot([row["ratio_low"], high], [place, place], color=colour, linewidth=2)
+            if high >= RATIOS_TO:
+                axes.plot([RATIOS_TO], [place], color=colour, marker=">", clip_on=False)  # goes on to the right
+        axes.plot([row["ratio"]], [place], color=colour, marker=marker, markersize=7, clip_on=False)
+        kind = {True: "near copies", False: "exact copies", None: "canaries"}[row["near"]]
+        none = " (no hit: 0 and its bound)" if row["ratio"] == 0 else ""
+        labels.append(f"{row['arm']}: {kind}{none}")
+    for place, (label, ratio) in enumerate(PUBLISHED, start=len(rows)):
+        axes.plot([ratio], [place], color="0.45", marker="x", linestyle="none")
+        axes.annotate(f"{ratio:.2f}", (ratio, place), (6, 4), textcoords="offset points", fontsize=8, color="0.35")
+        labels.append(f"published, another protocol: {label}")
+    axes.axhline(len(rows) - 0.5, color="0.8", linewidth=0.8)
+    axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, RATIOS_TO)
+    axes.grid(axis="x", color="0.92")
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(f"rate relative to duplicated, copies ≥ {COMMON_COPIES} (below 1: leaks less)")
+    figure.suptitle(f"Risk ratios ({_seeds(content)}; published: Carlini et al. 2023, CIFAR-10)", fontsize=10)
+    return figure
+
+
+def contact_sheet(
+    made: npt.NDArray[np.float32],
+    reference: Reference,
+    matches: pa.Table,
+    extracted: npt.NDArray[np.bool_],
+    rows: int = 4,
+) -> Figure:
+    """Generation, nearest and second-nearest image: of the extracted ones the best, the median and the worst by gap.
+
+    `rows` of each. Where nothing was extracted the generations nearest to that are shown, and it is said. Raises
+    ConfigError for no generations.
+    """
+    if matches.schema != MATCH_SCHEMA or not len(matches):
+        raise ConfigError("a contact sheet needs the matches of at least one generation")
+    gap = matches["gap"].to_numpy()
+    chosen = np.flatnonzero(extracted) if extracted.any() else np.arange(len(gap))
+    chosen = chosen[np.argsort(gap[chosen], kind="stable")]
+    middle = max((len(chosen) - rows) // 2, 0)
+    parts = {"best": chosen[:rows], "median": chosen[middle : middle + rows], "worst": chosen[-rows:]}
+    if not extracted.any():
+        parts = {"nearest": chosen[:rows]}
+    first_of_group = np.searchsorted(np.sort(reference.group), np.arange(len(reference.groups)))
+    first = np.argsort(reference.group, kind="stable")[first_of_group]
+    figure = Figure(figsize=(3.4 * len(parts), 1.1 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, 3 * len(parts), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for part, (name, members) in enumerate(parts.items()):
+        for column, title in enumerate((f"{name}:\ngenerated", "nearest", "second\nnearest")):
+            grid[0, 3 * part + column].set_title(title, fontsize=8)
+        for row, number in enumerate(members.tolist()):
+            found = matches.slice(number, 1).to_pylist()[0]
+            pictures = made[number], reference.images[found["variant"]], reference.images[first[found["second_group"]]]
+            for column, picture in enumerate(pictures):
+                shown = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+                grid[row, 3 * part + column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            note = f"gap {found['gap']:.2f}"
+            grid[row, 3 * part + 1].text(
+                0.5, -0.04, note, transform=grid[row, 3 * part + 1].transAxes, fontsize=7, ha="center", va="top"
+            )
+    said = f"{int(extracted.sum())} of {len(gap)} generations extracted" if extracted.any() else "nothing extracted"
+    figure.suptitle(said, fontsize=10)
+    return figure
+
+
+def roc(curves: Mapping[str, Roc]) -> Figure:
+    """Membership inference on logarithmic axes, where the certain guesses are seen (Carlini et al. 2022)."""
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, _ = _style(name, number)
+        # Below one false positive in all non-members nothing was measured.
+        seen = curve.false_positive_rate >= 1 / curve.non_members
+        axes.step(
+            curve.false_positive_rate[seen],
+            curve.true_positive_rate[seen],
+            where="post",
+            color=colour,
+            label=f"{name} (AUC {curve.auc:.2f})",
+        )
+    least = min(1 / curve.non_members for curve in curves.values())
+    axes.plot([least, 1], [least, 1], color="0.6", linestyle=":", label="guessing")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(least, 1)
+    axes.set_ylim(least, 1.1)
+    axes.set_xlabel("false-positive rate")
+    axes.set_ylabel("true-positive rate")
+    axes.grid(color="0.92")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    fewest = min(curve.non_members for curve in curves.values())
+    few = f", too few below 1 % ({MIN_NON_MEMBERS} needed)" if fewest < MIN_NON_MEMBERS else ""
+    figure.suptitle(f"Membership inference ({fewest} non-members{few})", fontsize=10)
+    return figure
+
+
+def _scores(entry: Content) -> dict[int, ArmScore]:
+    return {seed["seed"]: ArmScore.from_json(seed) for seed in entry["seeds"]}
+
+
+def _style(name: str, number: int) -> tuple[str, str]:
+    return STYLES.get(name) or OTHERS[number % len(OTHERS)]
+
+
+def _seeds(content: Content) -> str:
+    count = max(len(entry["seeds"]) for entry in content["arms"].values())
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _point(axes: Axes, x: float, row: Content, colour: str, marker: str) -> None:
+    axes.plot([x], [row["rate"]], color=colour, marker=marker, markersize=5)
+    if row["low"] is not None:
+        axes.plot([x, x], [row["low"], row["high"]], color=colour, linewidth=1)
+
+
+def _common(rates: Sequence[Content]) -> float:
+    """The share hit of all canaries of many copies."""
+    chosen = [rate for rate in rates if rate["k"] >= COMMON_COPIES]
+    groups = sum(rate["groups"] for rate in chosen)
+    return sum(rate["hit"] for rate in chosen) / groups if groups else float("nan")
