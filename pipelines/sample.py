@@ -8,7 +8,6 @@ transform there is; the truth lies beside the shards.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import io
 import json
 import random
@@ -19,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dedup.errors import ConfigError
-from dedup.images import decode
+from dedup.photographs import embedded_photographs
 from dedup.planting import Planted, plant, truth_table
 from dedup.records import Member, Sample
 from dedup.shards import write_shard
@@ -29,29 +27,7 @@ TRUTH = "truth.parquet"
 COPIES = 3
 SHARDS = 4
 
-# File: caption. Those in CUT are given as four quarters each, the others whole.
-SKIMAGE = {
-    "astronaut.png": "an astronaut in an orange suit before a flag",
-    "brick.png": "a brick wall",
-    "camera.png": "a man with a camera on a tripod",
-    "cell.png": "a cell under the microscope",
-    "chelsea.png": "a tabby cat",
-    "clock_motion.png": "a clock blurred by motion",
-    "coffee.png": "a cup of coffee on a red saucer",
-    "coins.png": "antique coins",
-    "grass.png": "grass",
-    "gravel.png": "gravel",
-    "hubble_deep_field.jpg": "galaxies in the Hubble deep field",
-    "ihc.png": "stained tissue",
-    "logo.png": "a round logo in green and orange",
-    "moon.png": "the surface of the moon",
-    "motorcycle_left.png": "a red motorcycle in a garage",
-    "page.png": "a page of a book",
-    "retina.jpg": "a retina",
-    "rocket.jpg": "a rocket on its launch pad at dusk",
-    "text.png": "handwritten formulas",
-}
-SKLEARN = {"china.jpg": "a Chinese temple", "flower.jpg": "a pink flower"}
+# These are given as four quarters each, the others whole.
 CUT = {
     "china.jpg",
     "coins.png",
@@ -63,13 +39,6 @@ CUT = {
     "retina.jpg",
 }
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
-
-
-def _folder(package: str, inside: str, distribution: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"the sample is made of pictures in {distribution}: pip install 'dedup[sample]'")
-    return Path(spec.origin).parent / inside
 
 
 def _sample(name: str, caption: str, picture: Image.Image) -> Sample:
@@ -85,21 +54,16 @@ def photographs() -> Iterator[Sample]:
 
     Raises ConfigError where scikit-image or scikit-learn is not installed.
     """
-    sources = [
-        (_folder("skimage", "data", "scikit-image"), SKIMAGE),
-        (_folder("sklearn", "datasets/images", "scikit-learn"), SKLEARN),
-    ]
-    for folder, captions in sources:
-        for name, caption in captions.items():
-            picture, stem = decode((folder / name).read_bytes(), min_side=0).rgb, Path(name).stem
-            if name not in CUT:
-                yield _sample(stem, caption, picture)
-                continue
-            width, height = picture.width // 2, picture.height // 2
-            for number, quarter in enumerate(QUARTERS):
-                left, top = number % 2 * width, number // 2 * height
-                part = picture.crop((left, top, left + width, top + height))
-                yield _sample(f"{stem}_{number}", f"{caption}, {quarter}", part)
+    for name, caption, picture in embedded_photographs():
+        stem = Path(name).stem
+        if name not in CUT:
+            yield _sample(stem, caption, picture)
+            continue
+        width, height = picture.width // 2, picture.height // 2
+        for number, quarter in enumerate(QUARTERS):
+            left, top = number % 2 * width, number // 2 * height
+            part = picture.crop((left, top, left + width, top + height))
+            yield _sample(f"{stem}_{number}", f"{caption}, {quarter}", part)
 
 
 def write_planted(planted: Iterable[Planted], folder: Path, shards: int, seed: int = 0) -> pa.Table:

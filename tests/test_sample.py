@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dedup import photographs as photographs_module
 from dedup.errors import ConfigError
 from dedup.images import decode
 from dedup.planting import EXACT, TRUTH_SCHEMA, plant
 from dedup.records import Sample, sample_id
 from dedup.shards import ShardReader, list_shards
 from dedup.transforms import TRANSFORMS
-from pipelines import sample as sample_module
 from pipelines.sample import TRUTH, photographs, write_planted, write_sample
 
 
@@ -123,6 +123,6 @@ def test_any_mixture_can_be_written(tmp_path: Path, originals: list[Sample]) -> 
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(photographs_module.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"scikit-image.*dedup\[sample\]"):
         next(photographs())
