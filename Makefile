@@ -11,7 +11,7 @@ OPTIONS = $(call option,OUT,out) $(call option,EMBEDDER,embedder) $(call option,
 	$(call option,STRICTNESS,strictness) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dedup download clean-shards calibrate test lint format type bench lock clean
+.PHONY: help setup dedup attack download clean-shards calibrate test lint format type bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ clean-shards: $(STAMP) ## write shards of the run RUN without its removed sample
 calibrate: $(STAMP) ## precision and recall on SHARDS with planted copies, reported in OUT; removes nothing
 	$(BIN)/dedup calibrate $(foreach pattern,$(SHARDS),$(call PATTERN,$(pattern))) \
 		$(call option,TARGET_PRECISION,target-precision) $(OPTIONS)
+
+attack: $(STAMP) ## train models before and after cleaning and attack them, on images of the run RUN or embedded ones
+	$(BIN)/dedup attack $(if $(RUN),$(call PATTERN,$(RUN))) $(call option,OUT,out) $(call option,PROFILE,profile) \
+		$(call option,SCHEDULER,scheduler) $(call option,WORKERS,workers) $(ARGS)
 
 test: $(STAMP) ## the test suite, notebooks included
 	$(BIN)/python -m pytest -n auto

@@ -25,6 +25,7 @@ from dedup.operating_curve import ProjectSettings
 from dedup.planting import score
 from dedup.rewrite import CleanSettings
 from pipelines import calibrate, clean, download, explain, sample, summary
+from pipelines.attack_options import AttackOptions
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.download import DownloadSettings
@@ -40,6 +41,7 @@ PROJECT_DEFAULTS = ProjectSettings()
 CLUSTER_DEFAULTS = ClusterSettings()
 CLEAN_DEFAULTS = CleanSettings()
 DOWNLOAD_DEFAULTS = DownloadSettings()
+AS_PROFILED = AttackOptions()
 
 app = App(
     name="dedup",
@@ -238,6 +240,37 @@ def calibrate_on(
     folder = out or default_out(shards).replace("runs/", "runs/calibrate-", 1)
     asked = calibrate.Asked(shards, settings, plant, project, root, skip_bad_shards)
     print(calibrate.text(calibrate.calibrate(asked, folder, cluster, label=label, labels=labels), folder))
+
+
+@app.command(name="attack")
+def attack_models(
+    run: str | None = None,
+    *,
+    out: str | None = None,
+    profile: str = "standard",
+    device: str = "auto",
+    options: Annotated[AttackOptions, FLAT] = AS_PROFILED,
+    cluster: Annotated[ClusterSettings, FLAT] = CLUSTER_DEFAULTS,
+) -> None:
+    """Measure how much less models leak of their training set once it is cleaned.
+
+    Trains small models on a set with planted copies, before and after cleaning and on controls, and attacks them.
+
+    Parameters
+    ----------
+    run
+        A finished run folder, whose images are used; by default patches of photographs that dependencies ship.
+    out
+        Where attack.json, the matches and the plots go; by default runs/attack-PROFILE.
+    profile
+        smoke (less than a minute), standard (some minutes on two cores) or full (for GPUs). The options below change
+        what a profile sets.
+    device
+        auto, cpu or cuda.
+    """
+    from pipelines import attack  # here, because it takes seconds that other commands need not spend
+
+    print(attack.text(attack.run_profile(run, out or f"runs/attack-{profile}", profile, options, cluster, device)))
 
 
 @app.command(name="sample")

@@ -1,0 +1,70 @@
+"""What the command line may change of an attack's profile. Apart, because what attacks needs seconds to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """What a profile may be changed by; what is not given stays as the profile has it."""
+
+    side: int | None = None
+    """Pixels a side that models see, 8 to 64."""
+
+    colour: bool | None = None
+    """In colour; else grey."""
+
+    levels: tuple[int, ...] | None = None
+    """How often canaries occur; given once for each level."""
+
+    exact: int | None = None
+    """Canaries at each level whose copies are byte-identical."""
+
+    near: int | None = None
+    """Canaries at each level whose copies are near ones."""
+
+    singles: int | None = None
+    """Pictures that occur once."""
+
+    seeds: int | None = None
+    """How often everything is drawn and trained anew."""
+
+    arms: tuple[str, ...] | None = None
+    """duplicated, deduplicated, deduplicated+refill, oracle, random-drop; given once for each arm."""
+
+    model: str | None = None
+    """mlp or unet."""
+
+    width: int | None = None
+    """Hidden units of the MLP, channels of the U-Net's first level."""
+
+    depth: int | None = None
+    """Blocks of the MLP, levels of the U-Net."""
+
+    steps: int | None = None
+    """Training steps."""
+
+    batch: int | None = None
+    """Images a training step."""
+
+    generations: int | None = None
+    """Images drawn from each model."""
+
+    attack: str | None = None
+    """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation."""
+
+    captions: str | None = None
+    """What models are told of a picture: none, shared, own or unique."""
+
+    gan_seeds: int | None = None
+    """Of how many seeds a GAN is trained too."""
+
+    closed_form: bool | None = None
+    """Check the scoring with the optimal denoiser."""
+
+    shadows: int | None = None
+    """Shadow models for membership inference; 0 leaves it out."""
+
+    prompts: int | None = None
+    """Captions answered many times (generate and filter); needs captions unique."""
