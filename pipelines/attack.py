@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from distributed import Client, as_completed
+from distributed import Client, Future, as_completed
 
 from dedup import __version__
 from dedup.attack.experiment import Task, resolve_device, run_task, samples_name
@@ -75,9 +76,10 @@ def attack(
     folder.write_json(_ASKED_FILE, _asked(settings, run))
     with connect(cluster) as client:
         on_it = ClusterSettings(scheduler=client.scheduler.address)
-        scores = outliers(pool)
-        with Progress("clean the planted sets", settings.seeds, "sets") as progress:
-            for seed in range(settings.seeds):
+        missing = [seed for seed in range(settings.seeds) if not folder.exists(samples_name(seed))]
+        scores = outliers(pool) if missing else {}
+        with Progress("clean the planted sets", len(missing), "sets") as progress:
+            for seed in missing:
                 prepare_seed(folder, pool, scores, settings, cleaning_settings(run), seed, on_it)
                 progress.advance(1, 1)
         cleaned = time.monotonic()
@@ -108,6 +110,7 @@ def text(document: Mapping[str, Any]) -> str:
     for name in ("LiRA", "loss threshold"):
         if curve := document["membership"].get(name):
             lines.append(f"membership by {name}: {_membership(curve)}")
+    lines += [_equality(row) for row in document["equivalence"] if row["near"] is None and row["against"] == "oracle"]
     lines.append(document["verdict"])
     return "\n".join(lines)
 
@@ -119,6 +122,16 @@ def _row(name: str, seeds: Sequence[Mapping[str, Any]]) -> str:
     loss = f"{sum(losses) / len(losses):6.3f}" if losses else "     -"
     size = sum(seed["size"] for seed in seeds) / len(seeds)
     return f"{name:20} {size:7,.0f}  {columns[0]:>11}  {columns[1]:>8}  {columns[2]:>8}  {loss}"
+
+
+def _equality(row: Mapping[str, Any]) -> str:
+    shown = f"{row['arm']} against oracle, copies >= {row['k_min']}: {100 * row['difference']:+.0f} points"
+    if row["low"] is None:
+        return shown
+    said = [f"95 % interval {100 * row['low']:+.0f} to {100 * row['high']:+.0f}"]
+    said += [f"equal within {100 * row['margin']:.0f} points"] if row["equivalent"] else []
+    said += ["differs"] if row["differs"] else []
+    return f"{shown} ({', '.join(said)})"
 
 
 def _share(counts: Sequence[Mapping[str, Any]]) -> str:
@@ -143,11 +156,29 @@ def tasks(settings: AttackSettings) -> list[Task]:
 def _run_tasks(
     client: Client, folder: RunFolder, settings: AttackSettings, work: Sequence[Task], device: str
 ) -> dict[Task, dict[str, Any]]:
-    futures = {client.submit(run_task, folder, settings, task, device, pure=False): task for task in work}
-    results = {}
+    """One task at a time in each worker process, however many threads it has: training sets its process's threads and
+    random state, and two models would share a GPU."""
+    waiting = deque(work)
+    running: dict[Future, tuple[Task, str]] = {}
+    results: dict[Task, dict[str, Any]] = {}
+    ended = as_completed()
+
+    def start_next(worker: str) -> None:
+        if waiting:
+            task = waiting.popleft()
+            future = client.submit(
+                run_task, folder, settings, task, device, workers=[worker], allow_other_workers=True, pure=False
+            )
+            running[future] = task, worker
+            ended.add(future)
+
     with Progress("train and attack", len(work), "models") as progress:
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
+        for worker in client.nthreads():
+            start_next(worker)
+        for future in ended:
+            task, worker = running.pop(future)
+            results[task] = future.result()
+            start_next(worker)
             progress.advance(1, 1)
     return results
 

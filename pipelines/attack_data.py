@@ -133,8 +133,6 @@ def prepare_seed(
     cluster: ClusterSettings,
 ) -> None:
     """Draws a seed's set, writes its shards, cleans them by a run of their own, and writes samples/seed-<n>.parquet."""
-    if folder.exists(samples_name(seed)):
-        return
     samples = draw(pool, settings.plan, seed)
     shards, run = folder.path(f"sets/seed-{seed}/shards"), folder.path(f"sets/seed-{seed}/run")
     for number, members in enumerate(shard_members(samples, _SHARDS, seed)):

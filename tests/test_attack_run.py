@@ -51,12 +51,12 @@ def test_the_smoke_profile_shows_what_cleaning_does(smoke: tuple[Path, dict[str,
     assert many(entries["duplicated"]) == (2, 2)
     assert many(entries["oracle"]) == many(entries["deduplicated"]) == (0, 2)
     sizes = {arm: entry["size"] for arm, entry in entries.items()}
-    assert sizes["duplicated"] == sizes["deduplicated+refill"] == 30 + 2 * (1 + 8 + 32) + 8 + 32
-    assert sizes["oracle"] == 30 + 6 + 2
-    assert sizes["oracle"] <= sizes["deduplicated"] == sizes["random-drop"] < 0.6 * sizes["duplicated"]
+    assert sizes["duplicated"] == sizes["deduplicated+refill"] == 100 + 2 * (1 + 8 + 32) + 8 + 32
+    assert sizes["oracle"] == 100 + 6 + 2
+    assert sizes["oracle"] <= sizes["deduplicated"] == sizes["random-drop"] < 0.7 * sizes["duplicated"]
     for entry in entries.values():
         assert entry["held_out"]["hit"] == 0
-        assert [point["steps"] for point in entry["curve"]] == [150, 300]
+        assert [point["steps"] for point in entry["curve"]] == [300, 600]
         assert entry["utility"]["held_out_loss"] < entry["curve"][0]["held_out_loss"] + 0.5
     assert document["closed_form"]["p"] > 1e-4
     assert document["closed_form"]["absent"] == 0
@@ -100,8 +100,8 @@ def test_a_second_call_only_reads_and_other_settings_are_refused(
         name: document[name] for name in ("arms", "gan", "comparisons")
     }
     assert {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.json")} == before
-    with pytest.raises(ConfigError, match=r"settings\.train\.steps: 300 in the folder, 301 asked"):
-        attack(str(out), override(PROFILES["smoke"], {"steps": 301}), cluster)
+    with pytest.raises(ConfigError, match=r"settings\.train\.steps: 600 in the folder, 601 asked"):
+        attack(str(out), override(PROFILES["smoke"], {"steps": 601}), cluster)
 
 
 def interrupted_after(last: int, run_to: Callable[[Training, int], None]) -> Callable[[Training, int], None]:

@@ -139,7 +139,7 @@ def run_task(folder: RunFolder, settings: AttackSettings, task: Task, device: st
     result["seconds"] = round(time.monotonic() - started, 2)
     folder.write_json(name, result)
     folder.remove(task.file("checkpoints", "pt"))
-    return result
+    return folder.read_json(name) or {}  # as a later call would have it
 
 
 def resolve_device(device: str) -> str:

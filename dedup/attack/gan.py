@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dedup.attack.edm import Images, Labels, sample_in_batches
+from dedup.attack.training import one_thread
 from dedup.errors import ConfigError
 
 _LATENT = 64
@@ -61,19 +61,11 @@ class Gan:
         def draw(latent: Tensor, given: Tensor | None) -> Tensor:  # noqa: ARG001
             return as_images(self._network(latent), self._shape)
 
-        drawn = sample_in_batches(draw, (_LATENT,), count, seed, None, self._batch, self._device)
-        return drawn.reshape(count, *self._shape)
+        return sample_in_batches(draw, (_LATENT,), count, seed, None, self._batch, self._device)
 
 
-def train_gan(
-    images: Images,
-    settings: GanSettings,
-    seed: int,
-    device: str = "cpu",
-    sample_batch: int = 500,
-    done: Callable[[int], None] = lambda _: None,
-) -> Gan:
-    """Train on `images` (N, C, S, S) in [0, 1]; `done` is told of every step. Equal arguments give equal weights."""
+def train_gan(images: Images, settings: GanSettings, seed: int, device: str = "cpu", sample_batch: int = 500) -> Gan:
+    """Train on `images` (N, C, S, S) in [0, 1]. Equal arguments give equal weights."""
     place = torch.device(device)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     real_images = torch.from_numpy(images * 2 - 1).flatten(1).to(place)
@@ -87,16 +79,15 @@ def train_gan(
         for network in (judge, generator)
     ]
     draws = torch.Generator().manual_seed(seed)
-    for step in range(settings.gan_steps):
-        rows = (torch.rand(settings.gan_batch, generator=draws) * len(real_images)).long()
-        latents = torch.randn((2, settings.gan_batch, _LATENT), generator=draws).to(place)
-        real = real_images[rows.to(place)].requires_grad_()
-        _step(optimizers[0], _judge_loss(judge, real, as_flat(generator(latents[0])).detach(), settings.gan_penalty))
-        _step(optimizers[1], nn.functional.softplus(-judge(as_flat(generator(latents[1])))).mean())
-        with torch.no_grad():
-            for kept, weight in zip(average.parameters(), generator.parameters(), strict=True):
-                kept.lerp_(weight, 1 - _DECAY)
-        done(step + 1)
+    with one_thread(place):
+        for _ in range(settings.gan_steps):
+            rows = (torch.rand(settings.gan_batch, generator=draws) * len(real_images)).long()
+            latents = torch.randn((2, settings.gan_batch, _LATENT), generator=draws).to(place)
+            real = real_images[rows.to(place)].requires_grad_()
+            fake = as_flat(generator(latents[0])).detach()
+            _step(optimizers[0], _judge_loss(judge, real, fake, settings.gan_penalty))
+            _step(optimizers[1], nn.functional.softplus(-judge(as_flat(generator(latents[1])))).mean())
+            _follow(average, generator)
     return Gan(average.requires_grad_(False).eval(), shape, sample_batch, place)
 
 
@@ -111,6 +102,12 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module) -> None:
+    for kept, weight in zip(average.parameters(), network.parameters(), strict=True):
+        kept.lerp_(weight, 1 - _DECAY)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

@@ -92,16 +92,19 @@ class AttackSettings:
 PROFILES: dict[str, AttackSettings] = {
     "smoke": AttackSettings(
         view=ViewSettings(side=8),
-        plan=PlanSettings(levels=(1, 8, 32), exact=2, near=1, singles=30),
-        network=NetworkSettings(width=128, depth=2),
-        train=TrainSettings(steps=300, batch=64, checkpoints=2),
+        plan=PlanSettings(levels=(1, 8, 32), exact=2, near=1, singles=100),
+        network=NetworkSettings(width=256, depth=2),
+        train=TrainSettings(steps=600, batch=64, learning_rate=4e-3, ema=0.99, checkpoints=2),
         sampler=SamplerSettings(sampler_steps=10, sample_batch=200),
-        gan=GanSettings(gan_steps=200, gan_width=64),
+        gan=GanSettings(gan_steps=300, gan_width=64),
         seeds=1,
         generations=400,
     ),
     "standard": AttackSettings(
+        view=ViewSettings(min_distance=0.08),
         network=NetworkSettings(width=384, depth=3),
+        train=TrainSettings(steps=2400),
+        sampler=SamplerSettings(sampler_steps=10),
         seeds=5,
     ),
     "full": AttackSettings(

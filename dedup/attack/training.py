@@ -128,7 +128,7 @@ class Training:
 
     def run_to(self, step: int) -> None:
         """Train until `step` steps are done."""
-        with _one_thread_each(self.device):
+        with one_thread(self.device):
             while self.step < step:
                 self._one_step()
 
@@ -207,8 +207,8 @@ def _digest(values: npt.NDArray[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[None]:
-    """On CPUs sums depend on how many threads share them: with one, weights are the same on every machine size."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On CPUs sums depend on how many threads share them: with one, weights are the same on every machine."""
     before = torch.get_num_threads()
     try:
         if device.type == "cpu":
