@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class AttackOptions:
     colour: bool | None = None
     """In colour; else grey."""
 
-    levels: tuple[int, ...] | None = None
+    levels: Annotated[tuple[int, ...] | None, Parameter(negative=())] = None
     """How often canaries occur; given once for each level."""
 
     exact: int | None = None
@@ -30,7 +33,7 @@ class AttackOptions:
     seeds: int | None = None
     """How often everything is drawn and trained anew."""
 
-    arms: tuple[str, ...] | None = None
+    arms: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None
     """duplicated, deduplicated, deduplicated+refill, oracle, random-drop; given once for each arm."""
 
     model: str | None = None
