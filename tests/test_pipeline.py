@@ -156,6 +156,7 @@ def test_many_partitions_give_what_one_task_gives(
     settings = RunSettings(describe=EMBEDDED.describe, search=search)
     deduplicate([str(shards)], str(tmp_path / "one"), settings, cluster)
     monkeypatch.setattr(shuffle, "_PARTITION_BYTES", 500)
+    monkeypatch.setattr(shuffle, "_MAX_PARTITIONS", 7)
     run = deduplicate([str(shards)], str(tmp_path / "many"), settings, cluster)
     assert len(run.folder.names("pairs")) > 3
     assert files(tmp_path / "many", "manifest") == files(tmp_path / "one", "manifest")
