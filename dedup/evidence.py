@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 
 SIDE = 256  # the longer side, in pixels, at which pictures are compared
+GLANCE_SIDE = 128  # that of a first look, which costs a third and settles most pairs
 SMALL_SIDE = (
     64  # pictures up to this size hold too little for local features and are compared at three times their size
 )
@@ -38,7 +39,7 @@ _RATIO = 0.8  # Lowe's: best against second-best distance
 _ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
 _BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
 _FITTED = 4  # matches from which an affine map is fitted by least squares
-_TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of SIDE, one round of fitting after the other
+_TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of the side, one round of fitting after the other
 _TILE_AGREES = 0.6  # correlation
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
@@ -46,10 +47,11 @@ _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the ba
 
 @dataclass(frozen=True)
 class Picture:
-    """What is kept of one image while its pairs are compared, about 0.1 MB.
+    """What is kept of one image while its pairs are compared, about 0.1 MB at SIDE.
 
-    `grey` (H, W) uint8, longer side SIDE (less for small images). Of K features: `place` (K, 2) x and y in `grey`,
-    `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length about 255.
+    `grey` (H, W) uint8, its longer side that which `picture` was asked for (less for small images). Of K features:
+    `place` (K, 2) x and y in `grey`, `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length
+    about 255.
     """
 
     grey: UInt8Array
@@ -58,6 +60,11 @@ class Picture:
     angle: Floats
     descriptor: UInt8Array
     small: bool
+
+    @property
+    def side(self) -> int:
+        """The longer side, in pixels."""
+        return max(self.grey.shape)
 
 
 @dataclass(frozen=True)
@@ -82,18 +89,25 @@ class Evidence:
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
 
 
-def picture(rgb: UInt8Array) -> Picture:
-    """(H, W, 3) or (H, W) uint8, the picture in any size -> what `compare` needs of it."""
+def picture(rgb: UInt8Array, side: int = SIDE) -> Picture:
+    """(H, W, 3) or (H, W) uint8, the picture in any size -> what `compare` needs of it, at `side` pixels (SIDE or
+    GLANCE_SIDE). Two pictures that are compared must have been made for one side."""
     height, width = rgb.shape[:2]
     small = max(height, width) <= SMALL_SIDE
-    scale = (min(SIDE, 3 * max(height, width)) if small else SIDE) / max(height, width)
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) if rgb.ndim == 3 else rgb
-    target = (max(16, round(width * scale)), max(16, round(height * scale)))
-    grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    grey = grey_at(rgb, min(side, 3 * max(height, width)) if small else side)
     if small:
         empty = np.zeros(0)
         return Picture(grey, np.zeros((0, 2)), empty, empty, np.zeros((0, 128), np.uint8), small)
     return Picture(grey, *_features(grey), small)
+
+
+def grey_at(rgb: UInt8Array, side: int) -> UInt8Array:
+    """(H, W, 3) or (H, W) uint8 -> (H', W') uint8 grey levels, the longer side `side` pixels."""
+    height, width = rgb.shape[:2]
+    scale = side / max(height, width)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) if rgb.ndim == 3 else rgb
+    target = (max(16, round(width * scale)), max(16, round(height * scale)))
+    return np.asarray(cv2.resize(grey, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
 
 
 def _features(grey: UInt8Array) -> tuple[Floats, Floats, Floats, UInt8Array]:
@@ -185,7 +199,7 @@ def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
     shift = target - np.einsum("hij,hj->hi", linear, source)
     off = linear @ source.T + (shift[:, :, None] - target.T)  # (proposals, 2, matches)
     distance = np.sqrt(off[:, 0] ** 2 + off[:, 1] ** 2)
-    near = distance < 0.05 * SIDE
+    near = distance < 0.05 * b.side
     best: tuple[int, Floats | None] = (0, None)
     tried: set[bytes] = set()
     for proposal in np.argsort(-near.sum(1), kind="stable")[:6]:
@@ -194,9 +208,9 @@ def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
         tried.add(near[proposal].tobytes())
         affine = np.c_[linear[proposal], shift[proposal]]
         if near[proposal].sum() >= _FITTED:
-            affine, inlier = _refine(affine, near[proposal], source, target)
+            affine, inlier = _refine(affine, near[proposal], source, target, b.side)
         else:
-            inlier = distance[proposal] < _TOLERANCES[-1] * SIDE
+            inlier = distance[proposal] < _TOLERANCES[-1] * b.side
         if inlier.sum() <= best[0]:
             continue
         count = min(_distinct(source[inlier]), _distinct(target[inlier])) if _plausible(affine) else 0
@@ -206,15 +220,15 @@ def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
 
 
 def _refine(
-    affine: Floats, inlier: npt.NDArray[np.bool_], source: Floats, target: Floats
+    affine: Floats, inlier: npt.NDArray[np.bool_], source: Floats, target: Floats, side: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Least squares over the inliers, again and again while the tolerance shrinks to 1.2 % of the side."""
+    """Least squares over the inliers, again and again while the tolerance shrinks to 1.2 % of `side`."""
     for tolerance in _TOLERANCES:
         if inlier.sum() >= _FITTED:
             points = np.c_[source[inlier], np.ones(inlier.sum())]
             fitted = np.linalg.lstsq(points, target[inlier], rcond=None)[0].T
             affine = fitted if _plausible(fitted) else affine
-        inlier = np.linalg.norm(source @ affine[:, :2].T + affine[:, 2] - target, axis=1) < tolerance * SIDE
+        inlier = np.linalg.norm(source @ affine[:, :2].T + affine[:, 2] - target, axis=1) < tolerance * side
     return affine, inlier
 
 

@@ -20,7 +20,7 @@ from dedup.hashes import information
 from dedup.images import decode, grey, thumbnail
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
-from dedup.verify import Verdicts, VerifySettings, crowding_of, verify_pairs
+from dedup.verify import Verdicts, VerifySettings, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
 
 SETTINGS = VerifySettings()
@@ -217,15 +217,6 @@ def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
     files = {"a": png(photograph("astronaut")), "b": copy}
     alone, crowded = (verified(files, [("a", "b")], crowding).probability[0] for crowding in (0.0, 0.95))
     assert crowded < alone
-
-
-def test_crowding_is_the_fifth_best_score_of_the_less_crowded_sample() -> None:
-    i = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
-    j = np.array([1, 2, 3, 4, 5, 2, 3, 4, 6])
-    score = np.array([0.99, 0.9, 0.8, 0.7, 0.6, 0.95, 0.85, 0.75, 0.65], np.float32)
-    crowding = crowding_of(i, j, score, 7)
-    assert crowding[0] == np.float32(0.6)  # 0's fifth is 0.6, 1's is 0.65
-    assert (crowding[1:] == 0).all()  # the other samples have fewer than five candidates
 
 
 def test_the_window_says_where_one_picture_lies_in_the_other() -> None:
