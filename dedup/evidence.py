@@ -64,7 +64,7 @@ class Picture:
     @property
     def side(self) -> int:
         """The longer side, in pixels."""
-        return max(self.grey.shape)
+        return int(max(self.grey.shape))
 
 
 @dataclass(frozen=True)

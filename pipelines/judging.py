@@ -36,7 +36,7 @@ _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
 _SUGGESTIONS_PER_IMAGE = 16
 _ROUNDS = 3  # each doubles how far along accepted pairs a suggestion may come
-_PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
+_PAIR_BYTES = 400_000  # a pair's share of a partition: some 170 pairs make one, about a second of work
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
@@ -94,7 +94,8 @@ def judge(run: Run, client: Client) -> None:
     """Write pairs/*.parquet: every candidate once, with the evidence that decided it.
 
     Identical files are accepted; so are embeddings of at least `min_cosine` where the user set that. All other
-    candidates are verified; without verification, hashes within `max_bits` are accepted, and embeddings only propose.
+    candidates are verified, but with strictness `exact`; without verification, hashes within `max_bits` are accepted,
+    and embeddings only propose.
     """
     run.start("verify")
     for name in ("pairs", _WORK):
@@ -108,6 +109,8 @@ def judge(run: Run, client: Client) -> None:
     exact = [name for name in candidates if name.startswith("candidates/exact-")]
     near = [name for name in candidates if name.startswith(("candidates/hash-", "candidates/embedding-"))]
     client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False))
+    if settings.verify.accepts_from > 1 and settings.search.min_cosine is None:
+        near = []  # only identical files are accepted, so there is nothing to look at
     found = run.document["steps"]["search"]["candidates"]
     count = found["hash"] + found.get("embedding", 0)
     suggested = 0

@@ -16,6 +16,7 @@ from dedup.overrides import Overrides, read_overrides
 from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
+from dedup.verification_model import MODELS
 from pipelines.settings import RunSettings
 
 STEPS = ("describe", "search", "verify", "decide")
@@ -126,7 +127,7 @@ class Run:
             return fingerprint(*chain)
         chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]
         if step in ("verify", "decide"):
-            chain += [settings["verify"]]
+            chain += [settings["verify"], repr(MODELS)]  # a refit judges every pair anew
         if step == "decide":
             chain += [settings["decide"], self._overrides_sha256()]
         return fingerprint(step, *chain)

@@ -302,3 +302,19 @@ def test_residual_sees_through_light_and_contrast_but_not_through_colour() -> No
     assert rms[4] == worst[4] == np.inf
     again = residual(thumbnails, np.arange(5), first)
     np.testing.assert_allclose(again, (rms, worst), atol=1e-4)
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_its_pairs_are_not_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    files, pairs = some_pairs()
+    table = described(files)
+    wanted = verify_pairs(pa.table({"a": ["astronaut"], "b": ["astronaut~"]}), table, files.__getitem__, SETTINGS)
+    damaged = {**files, "astronaut~": b"GIF89a and no more"}
+    columns = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    probability = verify_pairs(columns, table, damaged.__getitem__, SETTINGS).probability
+    by_pair = dict(zip(pairs, probability.tolist(), strict=True))
+    assert wanted.probability[0] >= SETTINGS.accepts_from
+    assert by_pair["astronaut", "astronaut~"] == 0
+    assert by_pair["chelsea", "chelsea~"] >= SETTINGS.accepts_from
+    assert "astronaut~ cannot be verified: damaged GIF" in caplog.text
