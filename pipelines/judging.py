@@ -36,7 +36,7 @@ _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
 _SUGGESTIONS_PER_IMAGE = 16
 _ROUNDS = 3  # each doubles how far along accepted pairs a suggestion may come
-_PAIR_BYTES = 400_000  # a pair's share of a partition: some 170 pairs make one, about a second of work
+_PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
