@@ -29,9 +29,6 @@ UInt8Array = npt.NDArray[np.uint8]
 
 SIDE = 256  # the longer side, in pixels, at which pictures are compared
 GLANCE_SIDE = 128  # that of a first look, which costs a third and settles most pairs
-SMALL_SIDE = (
-    64  # pictures up to this size hold too little for local features and are compared at three times their size
-)
 TILES = 8
 
 _FEATURES = 400
@@ -49,7 +46,7 @@ _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the ba
 class Picture:
     """What is kept of one image while its pairs are compared, about 0.1 MB at SIDE.
 
-    `grey` (H, W) uint8, its longer side that which `picture` was asked for (less for small images). Of K features:
+    `grey` (H, W) uint8, its longer side that which `picture` was asked for. Of K features:
     `place` (K, 2) x and y in `grey`, `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length
     about 255.
     """
@@ -59,7 +56,6 @@ class Picture:
     size: Floats
     angle: Floats
     descriptor: UInt8Array
-    small: bool
 
     @property
     def side(self) -> int:
@@ -92,13 +88,8 @@ NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
 def picture(rgb: UInt8Array, side: int = SIDE) -> Picture:
     """(H, W, 3) or (H, W) uint8, the picture in any size -> what `compare` needs of it, at `side` pixels (SIDE or
     GLANCE_SIDE). Two pictures that are compared must have been made for one side."""
-    height, width = rgb.shape[:2]
-    small = max(height, width) <= SMALL_SIDE
-    grey = grey_at(rgb, min(side, 3 * max(height, width)) if small else side)
-    if small:
-        empty = np.zeros(0)
-        return Picture(grey, np.zeros((0, 2)), empty, empty, np.zeros((0, 128), np.uint8), small)
-    return Picture(grey, *_features(grey), small)
+    grey = grey_at(rgb, side)
+    return Picture(grey, *_features(grey))
 
 
 def grey_at(rgb: UInt8Array, side: int) -> UInt8Array:

@@ -55,12 +55,13 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -29.539,
+        -3.404,
         (
-            2.101,  # agreeing
-            1.18,  # correlation
-            1.778,  # pixels
-            6.229,  # tiles
+            7.171,  # directions
+            1.786,  # centre
+            0.953,  # outline
+            0.313,  # colour
+            2.522,  # tiles
         ),
     ),
 }

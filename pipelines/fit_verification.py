@@ -1,9 +1,9 @@
 """Fits the coefficients of verification and writes dedup/verification_model.py.
 
-    python -m pipelines.fit_verification --photos PHOTOS --uniform UNIFORM --small SMALL
+    python -m pipelines.fit_verification --photos PHOTOS --uniform UNIFORM
 
 PHOTOS: shards of different photographs. UNIFORM: shards of one kind of thing, those of one thing within NEARBY places
-of each other. SMALL: shards of small images (CIFAR-10), of which pairs were labelled by eye (verification_labels.csv).
+of each other. The coefficients for small images are fitted by `pipelines.fit_small`.
 
 Copies are planted with `dedup.transforms`, single and two in a row. What is no copy: the likeliest pairs by the
 embedded model among different pictures, pictures that share a decoration, and the sets that `pipelines.lookalikes`
@@ -12,10 +12,9 @@ draws.
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from PIL import Image
 from scipy.optimize import minimize
 
 from dedup import embedders, images, verification_model, verify
-from dedup.evidence import SIDE, Picture, compare, picture
+from dedup.evidence import SIDE, compare, picture
 from dedup.listing import list_shards
 from dedup.records import sample_id
 from dedup.shards import ShardReader
@@ -40,7 +39,6 @@ app = cyclopts.App(help=__doc__)
 Floats = npt.NDArray[np.float64]
 NEARBY = 30
 DECORATIONS = ("overlay", "frame", "watermark", "text_bar", "caption", "border", "letterbox", "veil")
-LABELS = Path(__file__).with_name("verification_labels.csv")
 # The sets hold far more look-alikes than a scrape does. Weighing their copies up puts the operating point for both
 # sizes of image at the same probability.
 COPY_WEIGHT = 4.0
@@ -75,7 +73,7 @@ class Examples:
     weight: float = 1.0
 
 
-def _read(pattern: str) -> Iterator[tuple[str, bytes]]:
+def read(pattern: str) -> Iterator[tuple[str, bytes]]:
     for shard in list_shards([pattern])[1]:
         for sample in ShardReader(shard):
             if sample.image is not None:
@@ -88,7 +86,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _random_copy(image: Image.Image, rng: np.random.Generator) -> bytes:
+def random_copy(image: Image.Image, rng: np.random.Generator) -> bytes:
     """By one transform, or by two in a row one time in four."""
     names = rng.choice(list(TRANSFORMS), 2, replace=False)
     transform = TRANSFORMS[names[0]]
@@ -103,7 +101,7 @@ def _planted(name: str, originals: list[bytes], copies: int, rng: np.random.Gene
         planted.add(data, number, False)
     for number, data in enumerate(originals):
         for _ in range(copies if number % every == 0 else 0):
-            planted.add(_random_copy(images.decode(data, 0).rgb, rng), number, True)
+            planted.add(random_copy(images.decode(data, 0).rgb, rng), number, True)
     return planted
 
 
@@ -181,38 +179,6 @@ def _alone(examples: Examples, of_kind: bool) -> Examples:
     return Examples(f"{examples.name}, alone", features, examples.copies[chosen], weight)
 
 
-def _small_examples(small: str, rng: np.random.Generator) -> Iterator[Examples]:
-    """The labelled pairs; 400 planted copies and 400 random pairs of different images."""
-    with LABELS.open(newline="") as file:
-        labels = [(row["a"], row["b"], row["same"] == "1") for row in csv.DictReader(file)]
-    needed = {name for a, b, _ in labels for name in (a, b)}
-    held: dict[str, bytes] = {}
-    plain: list[bytes] = []
-    for name, data in _read(small):
-        if name in needed:
-            held[name] = data
-        elif len(plain) < 800:
-            plain.append(data)
-    yield _of_small("labelled", ((held[a], held[b], same) for a, b, same in labels))
-    copies = ((data, _random_copy(images.decode(data, 0).rgb, rng), True) for data in plain[:400])
-    yield _of_small("planted", copies)
-    yield _of_small("different", ((a, b, False) for a, b in zip(plain[:400], plain[400:], strict=True)))
-
-
-def _of_small(name: str, pairs: Iterable[tuple[bytes, bytes, bool]]) -> Examples:
-    features, copies = [], []
-    for first, second, same in pairs:
-        a, b = (images.decode(data, 0).rgb for data in (first, second))
-        found = likeness(np.stack([images.thumbnail(a), images.thumbnail(b)]), np.array([0]), np.array([1]))
-        features.append(verify.small_features(compare(_picture(a), _picture(b), found.map[0])))
-        copies.append(same)
-    return Examples(name, np.stack(features), np.array(copies))
-
-
-def _picture(image: Image.Image) -> Picture:
-    return picture(np.asarray(image))
-
-
 def fit(sets: list[Examples], signs: tuple[int, ...], copy_weight: float = 1.0) -> verification_model.Logistic:
     """Logistic regression, L2 of 1 on standardised features; `signs`: 1 and -1 bound a coefficient to that side, 0 not.
 
@@ -248,47 +214,49 @@ def report(name: str, model: verification_model.Logistic, sets: list[Examples], 
     return "\n".join(lines)
 
 
-def _write(models: dict[str, verification_model.Logistic], features: dict[str, tuple[str, ...]]) -> None:
+FEATURES = {
+    "thumbnails": verify.THUMBNAIL_FEATURES,
+    "pixels": verify.PIXEL_FEATURES,
+    "small": verify.SMALL_FEATURES,
+}
+
+
+def write(fitted: dict[str, verification_model.Logistic]) -> None:
+    """Into dedup/verification_model.py; models that were not fitted keep their coefficients."""
     path = Path(verification_model.__file__)
     text = path.read_text(encoding="utf-8")
     head, rest = text.split("MODELS = {", 1)
     tail = rest.split("\n}\n", 1)[1]
     lines = ["MODELS = {"]
-    for name, model in models.items():
+    for name, model in (verification_model.MODELS | fitted).items():
         lines += [f'    "{name}": Logistic(', f"        {model.intercept},", "        ("]
-        lines += [f"            {c},  # {f}" for f, c in zip(features[name], model.coefficients, strict=True)]
+        lines += [f"            {c},  # {f}" for f, c in zip(FEATURES[name], model.coefficients, strict=True)]
         lines += ["        ),", "    ),"]
     path.write_text(head + "\n".join(lines) + "\n}\n" + tail, encoding="utf-8")
 
 
 @app.default
-def main(*, photos: str, uniform: str, small: str, seed: int = 1, write: bool = True) -> None:
+def main(*, photos: str, uniform: str, seed: int = 1, dry: bool = False) -> None:
     """Fit, report how the sets fare, and write the coefficients.
 
-    Half of the photographs is left for judging. `--no-write` reports only.
+    Half of the photographs is left for judging. `--dry` reports only.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rng = np.random.default_rng(seed)
     embedder = embedders.resolve("efficientnet_lite0", "cpu")
     assert embedder is not None
-    pictures = [data for _, data in _read(photos)]
-    sets = _sets(pictures[: len(pictures) // 2], [data for _, data in _read(uniform)], rng)
+    pictures = [data for _, data in read(photos)]
+    sets = _sets(pictures[: len(pictures) // 2], [data for _, data in read(uniform)], rng)
     both = [_examples(planted, apart, embedder) for planted, apart in sets]
     coarse, fine = [thumbnails for thumbnails, _ in both], [pixels for _, pixels in both]
     scraped = ("photos", "many copies", "decorated")
     fine += [_alone(examples, of_kind=examples.name not in scraped) for examples in fine]
-    tiny = list(_small_examples(small, rng))
-    models = {
-        "thumbnails": fit(coarse, (1, 1, 0)),
-        "pixels": fit(fine, (1, 1, 1, -1), COPY_WEIGHT),
-        "small": fit(tiny, (1, 1, 1, 1)),
-    }
+    models = {"thumbnails": fit(coarse, (1, 1, 0)), "pixels": fit(fine, (1, 1, 1, -1), COPY_WEIGHT)}
     threshold = verification_model.OPERATING_POINTS["copies"].min_probability
-    for name, examples, at in (("pixels", fine, threshold), ("small", tiny, threshold), ("thumbnails", coarse, 0.01)):
+    for name, examples, at in (("pixels", fine, threshold), ("thumbnails", coarse, 0.01)):
         logger.info(report(name, models[name], examples, at))
-    if write:
-        names = (verify.THUMBNAIL_FEATURES, verify.PIXEL_FEATURES, verify.SMALL_FEATURES)
-        _write(models, dict(zip(models, names, strict=True)))
+    if not dry:
+        write(models)
 
 
 if __name__ == "__main__":
