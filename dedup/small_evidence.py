@@ -57,7 +57,8 @@ class SmallView:
 class SmallEvidence:
     """How well two pictures agree where one is laid onto the other.
 
-    `directions`: mean cosine of the angle between their gradients, -1..1, higher is closer; faint ones count less.
+    `directions`: mean cosine of the angle between their gradients, -1..1, higher is closer; faint ones count less, so
+    that of a picture with itself is 0.9 where it is busy and 0.5 where much of it is flat.
     The others are differences, lower is closer, root mean squares in levels of 0..255. `centre` and `outline` are taken
     in the inner quarter, where no frame can help, once one brightness and contrast is fitted to all of the overlap:
     of colours, and of coarse gradients per pixel; `colour` of all the overlap with nothing fitted.

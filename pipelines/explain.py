@@ -18,7 +18,7 @@ from PIL import Image
 from dedup.contact_sheet import Panel, pair_sheet
 from dedup.errors import ConfigError, ManifestError
 from dedup.images import decode
-from dedup.manifest import manifest_name
+from dedup.manifest import manifest_name, split_by_shard
 from dedup.overrides import Override, read_overrides
 from dedup.records import Shard
 from dedup.shards import read_range
@@ -112,7 +112,7 @@ def show(run_url: str, story: Story) -> Image.Image:
     accepted = [one for one in story.evidence if one.accepted][:_SHOWN]
     pairs = accepted + [one for one in story.evidence if not one.accepted][:_REJECTED]
     name = story.row["sample_id"]
-    pictures = _pictures(run, [name, *(one.other for one in pairs)])
+    pictures = read_pictures(run, [name, *(one.other for one in pairs)])
     panels = [
         Panel(
             (pictures[name], pictures[one.other]),
@@ -235,12 +235,17 @@ def _members(run: Run, row: Row) -> list[Row]:
     return sorted(members.values(), key=lambda member: (member["status"] != "kept", member["sample_id"]))
 
 
-def _pictures(run: Run, sample_ids: list[str]) -> dict[str, Image.Image]:
+def read_pictures(run: Run, sample_ids: Collection[str]) -> dict[str, Image.Image]:
+    """The pictures of decoded samples, read back from their shards, large enough for a contact sheet.
+
+    Raises ShardError where a shard has changed or vanished.
+    """
+    shards = {shard.shard_id: shard for shard in run.shards}
     pictures = {}
-    for name, (shard, _) in _manifest_rows(run, sample_ids).items():
-        stored = _stored(run, shard, [name])[name]
-        data = read_range(shard.url, stored["offset"], stored["size"])
-        pictures[name] = decode(data, _SIDE, run.settings.describe.max_pixels).rgb
+    for shard_id, part in split_by_shard(pa.table({"sample_id": sorted(sample_ids)}), run.shards).items():
+        for name, stored in _stored(run, shards[shard_id], part["sample_id"].to_pylist()).items():
+            data = read_range(shards[shard_id].url, stored["offset"], stored["size"])
+            pictures[name] = decode(data, _SIDE, run.settings.describe.max_pixels).rgb
     return pictures
 
 

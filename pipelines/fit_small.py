@@ -18,6 +18,7 @@ import cyclopts
 import numpy as np
 
 from dedup import images, verification_model, verify
+from dedup.errors import ConfigError
 from dedup.small_evidence import compare_small, small_view
 from dedup.thumbnails import FEW_WINDOWS, likeness
 from pipelines.fit_verification import Examples, fit, random_copy, read, report, write
@@ -30,12 +31,27 @@ LABELS = Path(__file__).with_name("verification_labels.csv")
 # above it are one photograph (`python -m pipelines.edges` shows them).
 COPY_WEIGHT = 2.5
 PLANTED = 400
+ANSWERS = ("yes", "no", "unsure")
 
 
 def read_labels(path: Path = LABELS) -> dict[tuple[str, str], str]:
-    """(a, b), two sample_ids in order -> yes, no or unsure."""
+    """(a, b), two sample_ids in order -> yes, no or unsure; rows without an answer are passed over.
+
+    Raises ConfigError where it is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; labels are a CSV with the columns a, b and same")
+    labels = {}
     with path.open(newline="") as file:
-        return {(row["a"], row["b"]): row["same"] for row in csv.DictReader(file)}
+        rows = csv.DictReader(file)
+        if missing := {"a", "b", "same"} - set(rows.fieldnames or ()):
+            raise ConfigError(f"{path} has no column {', '.join(sorted(missing))}; labels need a, b and same")
+        for line, row in enumerate(rows, 2):
+            if row["same"] and (row["same"] not in ANSWERS or not row["a"] or not row["b"]):
+                raise ConfigError(f"{path}, line {line}: needs a, b, and same as {', '.join(ANSWERS)} or empty")
+            if row["same"]:
+                labels[row["a"], row["b"]] = row["same"]
+    return labels
 
 
 def small_examples(shards: str, rng: np.random.Generator) -> Iterator[Examples]:
