@@ -13,7 +13,9 @@ from dedup.attack.profiles import AttackSettings
 from dedup.attack.training import Training
 
 _STEPS = 3
-_IMAGES_ON_CPU = 8  # a CPU's time is in proportion to the images, a GPU's is not: that one is given whole batches
+# A U-Net's time on a CPU is in proportion to the images, so a few of them do; an MLP's, and a GPU's, is not: they get
+# whole batches.
+_UNET_IMAGES_ON_CPU = 8
 
 
 def hours(settings: AttackSettings, device: str) -> float:
@@ -21,7 +23,8 @@ def hours(settings: AttackSettings, device: str) -> float:
 
     Matching, the GAN and the closed form take little beside these and are left out.
     """
-    batch = settings.train.batch if device == "cuda" else min(_IMAGES_ON_CPU, settings.train.batch)
+    few = device == "cpu" and settings.network.model == "unet"
+    batch = min(_UNET_IMAGES_ON_CPU, settings.train.batch) if few else settings.train.batch
     train = replace(settings.train, batch=batch, steps=2 * _STEPS, checkpoints=1)
     labels = int(settings.captions != "none")
     training = Training(
