@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,21 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from dedup.closure import second_neighbors
+from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
+from dedup.judgement import ROUNDS, accept_exact, by_probability, by_scores, distinct, suggested
 from dedup.neighbors import SearchSettings
-from dedup.records import PAIR_SCHEMA, Shard
+from dedup.records import Shard
 from dedup.run_folder import RunFolder
 from dedup.shards import read_range
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
-from pipelines.searching import CANDIDATE_SCHEMA, CROWDING, CROWDING_SCHEMA
+from pipelines.searching import CROWDING
 from pipelines.shuffle import partitions_for, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
-_SUGGESTIONS_PER_IMAGE = 16
-_ROUNDS = 3  # each doubles how far along accepted pairs a suggestion may come
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 
 # What verification needs of one sample, beside its image.
@@ -113,26 +111,24 @@ def judge(run: Run, client: Client) -> None:
         near = []  # only identical files are accepted, so there is nothing to look at
     found = run.document["steps"]["search"]["candidates"]
     count = found["hash"] + found.get("embedding", 0)
-    suggested = 0
+    added = 0
     if near and settings.verify.verify:
         _verify_all(parts, client, near, count)
-        for round_number in range(_ROUNDS):
+        for round_number in range(ROUNDS):
             name = f"candidates/suggested-{round_number}.parquet"
             more = _suggest(parts, name)
             if not more:
                 break
-            suggested += more
+            added += more
             _verify_all(parts, client, [name], more, f"suggested-{round_number}-")
     elif near:
         _judge_all(parts, client, near, count)
     run.folder.remove(_WORK)
-    run.finish("verify", suggested=suggested)
+    run.finish("verify", suggested=added)
 
 
-def _accept_exact(parts: _Parts, name: str) -> int:
-    rows = parts.folder.read_table(name)
-    everything = np.ones(len(rows), bool)
-    return _write(parts, name.replace("candidates/", "pairs/"), rows, rows["method"], everything, everything)
+def _accept_exact(parts: _Parts, name: str) -> None:
+    parts.folder.write_table(name.replace("candidates/", "pairs/"), accept_exact(parts.folder.read_table(name)))
 
 
 # ---------------------------------------------------------------- by scores alone
@@ -144,19 +140,11 @@ def _judge_all(parts: _Parts, client: Client, candidates: list[str], count: int)
 
 
 def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
-    """A pair is one row, by its hash where that accepts it, else by its embedding where there is one."""
     if not len(rows):
         return 0
-    first, cosine, likeness = _merged(rows)
-    bits = np.rint((1 - likeness) * parts.hash_bits)  # NaN where the hashes did not propose the pair
-    by_hash = bits <= parts.search.max_bits
-    by_cosine = ~by_hash & _accepted_by_cosine(parts, cosine)
-    is_hash = by_hash | np.isnan(cosine)
-    method = pc.if_else(pa.array(is_hash), "hash", "embedding")
-    score = np.where(is_hash, likeness, cosine)
-    return _write(
-        parts, f"pairs/{partition:05d}.parquet", rows.take(pa.array(first)), method, score, by_hash | by_cosine
-    )
+    pairs = by_scores(rows, parts.search, parts.hash_bits)
+    parts.folder.write_table(f"pairs/{partition:05d}.parquet", pairs)
+    return int(pc.sum(pairs["accepted"]).as_py())
 
 
 # ---------------------------------------------------------------- by verification
@@ -216,7 +204,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     joined = _join(parts, "a", rows)
     if joined is None:
         return 0
-    pairs, cosine = _distinct(joined)
+    pairs, cosine = distinct(joined)
     verdicts = settle_pairs(pairs, _samples_of(pairs))
     settled = np.flatnonzero(verdicts.settled)
     if len(settled):
@@ -251,23 +239,13 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
 
 
-def _distinct(rows: pa.Table) -> tuple[pa.Table, npt.NDArray[np.float32]]:
-    """Each pair once, with its cosine (NaN for none), whatever proposed it."""
-    rows = rows.sort_by([(name, "ascending") for name in ("a", "b", "method")])
-    first, cosine, _ = _merged(rows)
-    return rows.take(pa.array(first)).combine_chunks(), cosine
-
-
 def _conclude(
     parts: _Parts, name: str, pairs: pa.Table, cosine: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]
 ) -> int:
-    by_cosine = _accepted_by_cosine(parts, cosine)
-    accepted = by_cosine | (probability >= np.float32(parts.verify.accepts_from))
-    method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
-    shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
-    parts.folder.write_table(f"{_JUDGED}/{name}", shards.append_column("score", pa.array(probability)))
-    score = np.where(by_cosine, cosine, probability)
-    return _write(parts, f"pairs/{name}", pairs, method, score, accepted, probability)
+    verified, judged = by_probability(pairs, cosine, probability, parts.search, parts.verify)
+    parts.folder.write_table(f"{_JUDGED}/{name}", judged)
+    parts.folder.write_table(f"pairs/{name}", verified)
+    return int(pc.sum(verified["accepted"]).as_py())
 
 
 def _samples_of(pairs: pa.Table) -> pa.Table:
@@ -295,97 +273,9 @@ class _ImageReader:
 
 
 def _suggest(parts: _Parts, name: str) -> int:
-    """Write the pairs that two accepted ones suggest, as candidates; gives their number.
-
-    Holds the accepted pairs, as the decision does, and of the rejected ones those between the same samples.
-    """
+    """Write the pairs that two accepted ones suggest, as candidates; gives their number."""
     judged = parts.folder.names(_JUDGED)
-    accepted = pa.concat_tables([table.filter(table["accepted"]) for table in _read_all(parts.folder, judged)])
-    ends = [
-        accepted.select(list(names)).rename_columns(["sample_id", "shard"])
-        for names in (("a", "shard_a"), ("b", "shard_b"))
-    ]
-    samples = pa.concat_tables(ends).group_by("sample_id").aggregate([("shard", "min")]).sort_by("sample_id")
-    ids = samples["sample_id"].combine_chunks()
-    known = []
-    for table in _read_all(parts.folder, judged):
-        table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
-        known.append(table.select(["a", "b"]))
-    number = functools.partial(_numbers, ids)
-    everything = pa.concat_tables(known)
-    i, j = second_neighbors(
-        len(ids),
-        number(accepted["a"]),
-        number(accepted["b"]),
-        accepted["score"].to_numpy(),
-        (number(everything["a"]), number(everything["b"])),
-        _SUGGESTIONS_PER_IMAGE,
-    )
-    shards = samples["shard_min"].combine_chunks()
-    columns = [
-        ids.take(i),
-        ids.take(j),
-        pa.repeat("suggested", len(i)),
-        np.zeros(len(i), np.float32),
-        shards.take(i),
-        shards.take(j),
-    ]
-    if len(i):
-        parts.folder.write_table(name, pa.table(columns, schema=CANDIDATE_SCHEMA))
-    return len(i)
-
-
-def _read_all(folder: RunFolder, names: list[str]) -> Iterator[pa.Table]:
-    return (folder.read_table(name) for name in names)
-
-
-def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.index_in(values, value_set=ids).to_numpy(), np.int64)
-
-
-# ---------------------------------------------------------------- tables
-
-
-def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of each pair in `rows`, which are sorted: its first row, its cosine and its likeness by hash (NaN for none)."""
-    a, b, method = (rows[name].to_numpy() for name in ("a", "b", "method"))
-    score = rows["score"].to_numpy()
-    new = np.ones(len(rows), bool)
-    new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-    first, pair = np.flatnonzero(new), np.cumsum(new) - 1
-    merged = []
-    for name in ("embedding", "hash"):
-        scores = np.full(len(first), np.nan, np.float32)
-        of_method = method == name
-        scores[pair[of_method]] = score[of_method]
-        merged.append(scores)
-    return first, merged[0], merged[1]
-
-
-def _accepted_by_cosine(parts: _Parts, cosine: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    if parts.search.min_cosine is None:
-        return np.zeros(len(cosine), bool)
-    return np.asarray(cosine >= np.float32(parts.search.min_cosine))  # NaN is not
-
-
-def _write(
-    parts: _Parts,
-    name: str,
-    pairs: pa.Table,
-    method: pa.ChunkedArray,
-    score: npt.ArrayLike,
-    accepted: npt.NDArray[np.bool_],
-    probability: npt.NDArray[np.float32] | None = None,
-) -> int:
-    """Writes rows of PAIR_SCHEMA, sorted by a and b; gives the number of accepted ones."""
-    columns = [
-        pairs["a"],
-        pairs["b"],
-        method,
-        pa.array(np.asarray(score, np.float32)),
-        pa.nulls(len(pairs), pa.float32()) if probability is None else pa.array(probability),
-        pa.array(accepted),
-    ]
-    table = pa.table(columns, schema=PAIR_SCHEMA)
-    parts.folder.write_table(name, table.sort_by([("a", "ascending"), ("b", "ascending")]))
-    return int(accepted.sum())
+    candidates = suggested(lambda: (parts.folder.read_table(part) for part in judged))
+    if len(candidates):
+        parts.folder.write_table(name, candidates)
+    return len(candidates)

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from distributed import Client, as_completed
 
+from dedup.candidates import in_order
 from pipelines.progress import Progress
 
 _PARTITION_BYTES = 64 << 20
@@ -91,18 +92,12 @@ class _UseFrame:
 
     def __call__(self, rows: pd.DataFrame, number: pd.DataFrame) -> pd.DataFrame:
         table = pa.Table.from_pandas(rows, schema=self._schema, preserve_index=False)
-        return pd.DataFrame({"found": [self._use(_sorted(table), int(number["number"].iloc[0]))]})
+        return pd.DataFrame({"found": [self._use(in_order(table), int(number["number"].iloc[0]))]})
 
 
 def _in_one_task(source: Source, items: Sequence[Any], schema: pa.Schema, use: Use) -> int:
     tables = [schema.empty_table(), *(source(item).cast(schema) for item in items)]
-    return use(_sorted(pa.concat_tables(tables)), 0)
-
-
-def _sorted(table: pa.Table) -> pa.Table:
-    kinds = (pa.types.is_integer, pa.types.is_string)
-    keys = [(field.name, "ascending") for field in table.schema if any(is_kind(field.type) for is_kind in kinds)]
-    return table.sort_by(keys).combine_chunks()
+    return use(in_order(pa.concat_tables(tables)), 0)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

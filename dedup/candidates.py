@@ -1,0 +1,240 @@
+"""Descriptors -> candidate pairs, as rows of tables: what a search does with the rows that it has brought together.
+
+    descriptors ──exact_rows──▶ rows by sha256 ──exact_pairs──▶ pairs, copies   (copies take no further part)
+                ──band_rows──▶ rows by hash band ──hash_pairs──▶ pairs
+                ──cell_rows──▶ rows by cell ──cell_pairs──▶ pairs, crowding
+
+Rows that may form pairs have one value in the column that a search goes by, so a set of any size can be searched
+partition by partition, each partition holding all rows of its values, `in_order`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup import hamming, neighbors
+from dedup.hashes import MIN_INFORMATION
+from dedup.neighbors import SearchSettings
+from dedup.records import PAIR_SCHEMA
+
+# A pair as the searches hand it on: with the numbers of its samples' shards, in the order of the run.
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        *(PAIR_SCHEMA.field(name) for name in ("a", "b", "method", "score")),
+        ("shard_a", pa.int32()),
+        ("shard_b", pa.int32()),
+    ]
+)
+CROWDING_SCHEMA = pa.schema({"shard": pa.int32(), "sample_id": pa.string(), "crowding": pa.float32()})
+EXACT_ROW = pa.schema({"bucket": pa.int64(), "sha256": pa.binary(), "sample_id": pa.string(), "shard": pa.int32()})
+COPY_ROW = pa.schema({"shard": pa.int32(), "sample_id": pa.string()})
+BAND_ROW = pa.schema(
+    {"value": pa.int64(), "band": pa.int32(), "sample_id": pa.string(), "shard": pa.int32(), "code": pa.binary()}
+)
+CELL_ROW = pa.schema(
+    {
+        "cell": pa.int32(),
+        "sample_id": pa.string(),
+        "shard": pa.int32(),
+        "primary": pa.int8(),
+        "embedding": pa.binary(),
+    }
+)
+SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
+# Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
+_EQUAL_HASHES_SEARCHED = 256
+_EQUAL_HASHES_LINKED = 16
+
+Embedded = tuple[pa.Array, npt.NDArray[np.float16]]  # sample_id (N,) and embedding (N, D)
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The rows sorted by all integer and string columns: the same rows in the same order, wherever they came from."""
+    kinds = (pa.types.is_integer, pa.types.is_string)
+    keys = [(field.name, "ascending") for field in table.schema if any(is_kind(field.type) for is_kind in kinds)]
+    return table.sort_by(keys).combine_chunks()
+
+
+# ---------------------------------------------------------------- byte-identical
+
+
+def exact_rows(descriptors: pa.Table, shard: int) -> pa.Table:
+    """Rows of EXACT_ROW of the decoded samples; `descriptors` has sample_id, sha256 and error."""
+    rows = decoded(descriptors)
+    digests = _matrix(rows["sha256"], 32)
+    bucket = np.ascontiguousarray(digests[:, :8]).view(np.int64)[:, 0]
+    number = np.full(len(rows), shard, np.int32)
+    return pa.table([bucket, rows["sha256"].cast(pa.binary()), rows["sample_id"], number], schema=EXACT_ROW)
+
+
+def exact_pairs(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Of rows of EXACT_ROW the pairs of byte-identical samples, and the copies (rows of COPY_ROW).
+
+    A pair leads from each copy to its representative, the first by sample_id.
+    """
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[("sha256", "ascending"), ("sample_id", "ascending")]))
+    digests = _matrix(rows["sha256"], 32)
+    first = np.ones(len(rows), bool)
+    first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
+    representative = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+    copies = np.flatnonzero(~first)
+    pairs = _pairs(rows, representative[copies], copies, "exact", np.ones(len(copies)))
+    return pairs, rows.select(COPY_ROW.names).take(pa.array(copies))
+
+
+def decoded(descriptors: pa.Table) -> pa.Table:
+    """The rows that have a picture."""
+    return descriptors.filter(pc.is_null(descriptors["error"]))
+
+
+def without(descriptors: pa.Table, copies: pa.Table) -> pa.Table:
+    """The rows that are no copies of others."""
+    return descriptors.filter(
+        pc.invert(pc.is_in(descriptors["sample_id"], value_set=copies["sample_id"].combine_chunks()))
+    )
+
+
+# ---------------------------------------------------------------- by hash
+
+
+def band_rows(representatives: pa.Table, shard: int, settings: SearchSettings, agreeing: int) -> pa.Table:
+    """Rows of BAND_ROW, several of each informative picture; `representatives` has sample_id, information and the
+    hash that is searched."""
+    name = settings.hash
+    rows = representatives.filter(pc.greater_equal(representatives["information"], MIN_INFORMATION)).combine_chunks()
+    codes = _matrix(rows[name], representatives.schema.field(name).type.byte_width)
+    values = hamming.band_values(codes, settings.search_bits, agreeing)
+    bands = values.shape[1]
+    row = np.repeat(np.arange(len(rows)), bands)
+    band = np.tile(np.arange(bands, dtype=np.int32), len(rows))
+    repeated = rows.take(row)
+    columns = [
+        values.ravel().view(np.int64),
+        band,
+        repeated["sample_id"],
+        np.full(len(row), shard, np.int32),
+        repeated[name].cast(pa.binary()),
+    ]
+    return pa.table(columns, schema=BAND_ROW)
+
+
+def hash_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.Table:
+    """Of rows of BAND_ROW, `in_order`: all pairs within max_bits, and each one's nearest within candidate_bits."""
+    if not len(rows):
+        return CANDIDATE_SCHEMA.empty_table()
+    rows = rows.take(pc.sort_indices(rows["sample_id"]))
+    width = len(rows["code"][0].as_py())
+    codes = _matrix(rows["code"], width)
+    value = rows["value"].to_numpy().view(np.uint64)
+    band = rows["band"].to_numpy()
+    searched, i, j = hamming.thin_equal(band, codes, _EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
+    places = np.flatnonzero(searched)
+    found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], settings.search_bits, agreeing)
+    found = hamming.limit_candidates(found, settings.max_bits, settings.candidates_per_image)
+    score = np.concatenate([1 - found.distance / (8 * width), np.ones(len(i))])
+    i, j = np.concatenate([places[found.i], i]), np.concatenate([places[found.j], j])
+    return _pairs(rows, i, j, "hash", score)
+
+
+# ---------------------------------------------------------------- by embedding
+
+
+def embeddings(representatives: pa.Table) -> Embedded:
+    """sample_id (N,) and embedding (N, D) float16; `representatives` has these two columns."""
+    rows = representatives.combine_chunks()
+    width = rows.schema.field("embedding").type.list_size
+    if not len(rows):
+        return pa.array([], pa.string()), np.zeros((0, width), np.float16)
+    column = rows["embedding"].combine_chunks()
+    return rows["sample_id"].combine_chunks(), column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def step_of(samples: int, wanted: int) -> int:
+    """The step by which `every` takes about `wanted` of so many samples."""
+    return max(1, samples // max(1, wanted))
+
+
+def every(embedded: Embedded, shard: int, step: int) -> tuple[list[str], npt.NDArray[np.float16]]:
+    """Every `step`-th of a shard's rows, beginning elsewhere in each shard."""
+    ids, rows = embedded
+    return ids[shard % step :: step].to_pylist(), rows[shard % step :: step]
+
+
+def train(
+    sampled: Sequence[tuple[list[str], npt.NDArray[np.float16]]], cells: int, seed: int
+) -> npt.NDArray[np.float16]:
+    """Centroids (C, D) float16 of at most `cells` cells; none where nothing was decoded."""
+    rows = np.concatenate([part for _, part in sampled])
+    return neighbors.train_cells(rows, min(cells, len(rows)), seed) if len(rows) else rows
+
+
+def cell_rows(centroids: npt.NDArray[np.float16], embedded: Embedded, shard: int, settings: SearchSettings) -> pa.Table:
+    """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first."""
+    ids, rows = embedded
+    cells = neighbors.assign_cells(centroids, rows, settings.assignments)
+    copies = cells.shape[1]
+    row = np.repeat(np.arange(len(ids)), copies)
+    primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
+    values = pa.array([embedding.tobytes() for embedding in rows], pa.binary())
+    number = np.full(len(row), shard, np.int32)
+    return pa.table([cells.ravel(), ids.take(row), number, primary, values.take(pa.array(row))], schema=CELL_ROW)
+
+
+def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.Table]:
+    """Of rows of CELL_ROW, `in_order`: the pairs that `neighbors.cosine_pairs_in_cell` finds in each cell, and how
+    crowded it is around each sample (rows of CROWDING_SCHEMA; samples around which it is not are absent)."""
+    found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
+    cells = rows["cell"].to_numpy()
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
+        cell = rows.slice(start, stop - start)
+        width = len(cell["embedding"][0].as_py())
+        x = _matrix(cell["embedding"], width).view(np.float16)
+        primary = cell["primary"].to_numpy() == 1
+        deep = replace(settings, candidates_per_image=max(settings.candidates_per_image, neighbors.CROWD))
+        pairs = neighbors.cosine_pairs_in_cell(x, primary, deep)
+        # A sample is primary in one cell, where all that it proposes is found.
+        crowding = neighbors.crowding(pairs, len(cell))
+        complete = math.inf if settings.min_cosine is None else settings.min_cosine
+        pairs = neighbors.limit_candidates(pairs, complete, settings.candidates_per_image)
+        found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
+        cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
+        crowded.append(cell.filter(pa.array(primary & (crowding > 0))))
+    return pa.concat_tables(found), pa.concat_tables(crowded)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _pairs(
+    rows: pa.Table,
+    i: npt.NDArray[np.int64],
+    j: npt.NDArray[np.int64],
+    method: str,
+    score: npt.NDArray[np.floating[Any]],
+) -> pa.Table:
+    """Rows of CANDIDATE_SCHEMA for the pairs (i, j) of rows with sample_id and shard."""
+    first, second = (rows.select(["sample_id", "shard"]).take(pa.array(side)) for side in (i, j))
+    ordered = pc.less(first["sample_id"], second["sample_id"])
+    columns = [
+        pc.if_else(ordered, first["sample_id"], second["sample_id"]),
+        pc.if_else(ordered, second["sample_id"], first["sample_id"]),
+        pa.repeat(method, len(i)),
+        pa.array(score.astype(np.float32)),
+        pc.if_else(ordered, first["shard"], second["shard"]),
+        pc.if_else(ordered, second["shard"], first["shard"]),
+    ]
+    return pa.table(columns, schema=CANDIDATE_SCHEMA)
+
+
+def _matrix(values: pa.ChunkedArray, width: int) -> npt.NDArray[np.uint8]:
+    """A binary column without nulls, each value `width` bytes, as (N, width)."""
+    return np.frombuffer(b"".join(values.to_pylist()), np.uint8).reshape(-1, width)

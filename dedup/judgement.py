@@ -1,0 +1,164 @@
+"""Candidates -> pairs: which are accepted, by what evidence, and which further pairs the accepted ones suggest.
+
+    candidates ──distinct──▶ pairs ──verify──▶ probability ──by_probability──▶ judged pairs ──suggested──▶ candidates
+                       └────────────────by_scores (where nothing is verified)──────▶ judged pairs
+
+A judged pair is a row of `records.PAIR_SCHEMA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup.candidates import CANDIDATE_SCHEMA
+from dedup.closure import second_neighbors
+from dedup.neighbors import SearchSettings
+from dedup.records import PAIR_SCHEMA
+from dedup.verify import VerifySettings
+
+Singles = npt.NDArray[np.float32]
+
+ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
+_SUGGESTIONS_PER_IMAGE = 16
+
+# Of a verified pair, what suggestions are made from.
+JUDGED_SCHEMA = pa.schema(
+    [
+        *(PAIR_SCHEMA.field(name) for name in ("a", "b")),
+        ("shard_a", pa.int32()),
+        ("shard_b", pa.int32()),
+        PAIR_SCHEMA.field("accepted"),
+        ("score", pa.float32()),
+    ]
+)
+
+
+def accept_exact(candidates: pa.Table) -> pa.Table:
+    """Byte-identical samples are accepted as they are."""
+    everything = np.ones(len(candidates), bool)
+    return _judged(candidates, candidates["method"], everything, everything)
+
+
+def by_scores(candidates: pa.Table, settings: SearchSettings, hash_bits: int) -> pa.Table:
+    """Candidates, sorted by a and b, judged by what proposed them: each pair is one row, by its hash where that accepts
+    it (within `max_bits`), else by its embedding where there is one (accepted from `min_cosine` on)."""
+    first, cosine, likeness = _merged(candidates)
+    bits = np.rint((1 - likeness) * hash_bits)  # NaN where the hashes did not propose the pair
+    by_hash = bits <= settings.max_bits
+    by_cosine = ~by_hash & _accepted_by_cosine(settings, cosine)
+    is_hash = by_hash | np.isnan(cosine)
+    method = pc.if_else(pa.array(is_hash), "hash", "embedding")
+    score = np.where(is_hash, likeness, cosine)
+    return _judged(candidates.take(pa.array(first)), method, score, by_hash | by_cosine)
+
+
+def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
+    """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it."""
+    rows = candidates.sort_by([(name, "ascending") for name in ("a", "b", "method")])
+    first, cosine, _ = _merged(rows)
+    return rows.take(pa.array(first)).combine_chunks(), cosine
+
+
+def by_probability(
+    pairs: pa.Table, cosine: Singles, probability: Singles, search: SearchSettings, verify: VerifySettings
+) -> tuple[pa.Table, pa.Table]:
+    """Verified pairs, judged: accepted from the probability on that `verify` asks for, or from `min_cosine` on.
+
+    `cosine` (N,) is NaN where the pair has none; `probability` (N,). Returns the judged pairs, sorted by a and b, and
+    rows of JUDGED_SCHEMA.
+    """
+    by_cosine = _accepted_by_cosine(search, cosine)
+    accepted = by_cosine | (probability >= np.float32(verify.accepts_from))
+    method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
+    score = np.where(by_cosine, cosine, probability)
+    shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
+    judged = shards.append_column("score", pa.array(probability)).cast(JUDGED_SCHEMA)
+    return _judged(pairs, method, score, accepted, probability), judged
+
+
+def suggested(judged: Callable[[], Iterable[pa.Table]]) -> pa.Table:
+    """Candidates that two accepted pairs suggest, and that are not judged yet.
+
+    `judged` gives tables of JUDGED_SCHEMA, at every call anew. Holds the accepted pairs, as the decision does, and of
+    the rejected ones those between the same samples.
+    """
+    accepted = pa.concat_tables([table.filter(table["accepted"]) for table in judged()])
+    ends = [
+        accepted.select(list(names)).rename_columns(["sample_id", "shard"])
+        for names in (("a", "shard_a"), ("b", "shard_b"))
+    ]
+    samples = pa.concat_tables(ends).group_by("sample_id").aggregate([("shard", "min")]).sort_by("sample_id")
+    ids = samples["sample_id"].combine_chunks()
+    known = []
+    for table in judged():
+        table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
+        known.append(table.select(["a", "b"]))
+    everything = pa.concat_tables(known)
+    i, j = second_neighbors(
+        len(ids),
+        _numbers(ids, accepted["a"]),
+        _numbers(ids, accepted["b"]),
+        accepted["score"].to_numpy(),
+        (_numbers(ids, everything["a"]), _numbers(ids, everything["b"])),
+        _SUGGESTIONS_PER_IMAGE,
+    )
+    shards = samples["shard_min"].combine_chunks()
+    columns = [
+        ids.take(i),
+        ids.take(j),
+        pa.repeat("suggested", len(i)),
+        np.zeros(len(i), np.float32),
+        shards.take(i),
+        shards.take(j),
+    ]
+    return pa.table(columns, schema=CANDIDATE_SCHEMA)
+
+
+def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.index_in(values, value_set=ids).to_numpy(), np.int64)
+
+
+def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], Singles, Singles]:
+    """Of each pair in `rows`, which are sorted: its first row, its cosine and its likeness by hash (NaN for none)."""
+    a, b, method = (rows[name].to_numpy() for name in ("a", "b", "method"))
+    score = rows["score"].to_numpy()
+    new = np.ones(len(rows), bool)
+    new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    first, pair = np.flatnonzero(new), np.cumsum(new) - 1
+    merged = []
+    for name in ("embedding", "hash"):
+        scores = np.full(len(first), np.nan, np.float32)
+        of_method = method == name
+        scores[pair[of_method]] = score[of_method]
+        merged.append(scores)
+    return first, merged[0], merged[1]
+
+
+def _accepted_by_cosine(settings: SearchSettings, cosine: Singles) -> npt.NDArray[np.bool_]:
+    if settings.min_cosine is None:
+        return np.zeros(len(cosine), bool)
+    return np.asarray(cosine >= np.float32(settings.min_cosine))  # NaN is not
+
+
+def _judged(
+    pairs: pa.Table,
+    method: pa.ChunkedArray,
+    score: npt.ArrayLike,
+    accepted: npt.NDArray[np.bool_],
+    probability: Singles | None = None,
+) -> pa.Table:
+    """Rows of PAIR_SCHEMA, sorted by a and b."""
+    columns = [
+        pairs["a"],
+        pairs["b"],
+        method,
+        pa.array(np.asarray(score, np.float32)),
+        pa.nulls(len(pairs), pa.float32()) if probability is None else pa.array(probability),
+        pa.array(accepted),
+    ]
+    return pa.table(columns, schema=PAIR_SCHEMA).sort_by([("a", "ascending"), ("b", "ascending")])
