@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.errors import ConfigError
-from dedup.groups import GROUPINGS
+from dedup.groups import GROUPINGS, group
 from dedup.overrides import NO_OVERRIDES, Overrides
-from dedup.policies import parse_policy
+from dedup.policies import columns_of, keep_order, parse_policy
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -106,6 +106,32 @@ def _check(name: str, value: str, known: Iterable[str]) -> None:
 
 
 DEFAULT_DECISION = DecideSettings()
+
+
+def samples_to_decide(pairs: pa.Table, overrides: Overrides = NO_OVERRIDES) -> pa.Array:
+    """The sample_ids in accepted `pairs` and in overrides, each once: all others are kept."""
+    pairs = pairs.filter(pairs["accepted"])
+    both = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks, overrides.sample_ids()], type=pa.string())
+    return pc.unique(both)
+
+
+def columns_to_decide(settings: DecideSettings) -> list[str]:
+    """The descriptor columns that `decide_rows` reads under these settings."""
+    return sorted({*columns_of(parse_policy(settings.keep)), *columns_to_choose(settings), "error"})
+
+
+def decide_rows(
+    pairs: pa.Table, rows: pa.Table, settings: DecideSettings, overrides: Overrides = NO_OVERRIDES
+) -> tuple[pa.Table, pa.Table]:
+    """The groups of accepted `pairs` (as `groups.group` gives them), and what becomes of each sample in them (as
+    `choose` does). `rows` holds `columns_to_decide` of `samples_to_decide`, in any order.
+
+    Raises ConfigError for an override that names no sample, or one that failed.
+    """
+    overrides.check(rows["sample_id"], failed=rows["sample_id"].filter(pc.is_valid(rows["error"])))
+    ranks = keep_order(rows, parse_policy(settings.keep))
+    groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
+    return groups, choose(groups, rows, ranks, settings, overrides)
 
 
 def columns_to_choose(settings: DecideSettings) -> list[str]:

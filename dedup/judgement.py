@@ -8,7 +8,7 @@ A judged pair is a row of `records.PAIR_SCHEMA`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.closure import second_neighbors
 from dedup.neighbors import SearchSettings
-from dedup.records import PAIR_SCHEMA
+from dedup.records import PAIR_SCHEMA, Shard
+from dedup.shards import read_range
 from dedup.verify import VerifySettings
 
 Singles = npt.NDArray[np.float32]
@@ -62,6 +63,30 @@ def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     rows = candidates.sort_by([(name, "ascending") for name in ("a", "b", "method")])
     first, cosine, _ = _merged(rows)
     return rows.take(pa.array(first)).combine_chunks(), cosine
+
+
+class ImageReader:
+    """Reads a sample's image from its shard, by the byte range that describing noted.
+
+    `samples` has sample_id, offset and size, and as `shard` the number of the sample's shard in `shards`.
+    """
+
+    def __init__(self, shards: Sequence[Shard], samples: pa.Table) -> None:
+        columns = (samples[name].to_pylist() for name in ("sample_id", "shard", "offset", "size"))
+        self._where = {
+            identity: (shards[shard].url, start, size) for identity, shard, start, size in zip(*columns, strict=True)
+        }
+
+    def __call__(self, sample_id: str) -> bytes:
+        return read_range(*self._where[sample_id])
+
+
+def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
+    """(N,) float32 for `verify_pairs`: of each pair's two samples the lesser crowding; `samples` has sample_id and
+    crowding."""
+    ids, crowding = samples["sample_id"].combine_chunks(), samples["crowding"].to_numpy()
+    a, b = (crowding[_numbers(ids, pairs[side])] for side in "ab")
+    return np.asarray(np.minimum(a, b), np.float32)
 
 
 def by_probability(

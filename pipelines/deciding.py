@@ -12,10 +12,8 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup import manifest
-from dedup.decisions import DecideSettings, choose, columns_to_choose
-from dedup.groups import group
+from dedup.decisions import DecideSettings, columns_to_decide, decide_rows, samples_to_decide
 from dedup.overrides import NO_OVERRIDES, Overrides
-from dedup.policies import columns_of, keep_order, parse_policy
 from dedup.records import PAIR_SCHEMA, Shard, descriptor_schema
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
@@ -56,10 +54,9 @@ def decide(run: Run, client: Client) -> None:
 def _decisions(run: Run, client: Client, overrides: Overrides) -> tuple[pa.Table, pa.Table]:
     """The groups of the accepted pairs, and what becomes of each of their members and of each sample in overrides."""
     settings = run.settings.decide
-    policies = parse_policy(settings.keep)
     pairs = _accepted_pairs(run.folder)
-    columns = sorted({*columns_of(policies), *columns_to_choose(settings), "error"})
-    involved = manifest.split_by_shard(_involved(pairs, overrides), run.shards)
+    columns = columns_to_decide(settings)
+    involved = manifest.split_by_shard(pa.table({"sample_id": samples_to_decide(pairs, overrides)}), run.shards)
     parts = client.gather(
         [
             client.submit(_rows_of, run.folder, shard_id, part["sample_id"], columns, pure=False)
@@ -67,10 +64,7 @@ def _decisions(run: Run, client: Client, overrides: Overrides) -> tuple[pa.Table
         ]
     )
     rows = pa.concat_tables(parts) if parts else descriptor_schema({}, 0).empty_table().select(columns)
-    overrides.check(rows["sample_id"], failed=rows["sample_id"].filter(pc.is_valid(rows["error"])))
-    ranks = keep_order(rows, policies)
-    groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
-    return groups, choose(groups, rows, ranks, settings, overrides)
+    return decide_rows(pairs, rows, settings, overrides)
 
 
 def _accepted_pairs(folder: RunFolder) -> pa.Table:
@@ -80,11 +74,6 @@ def _accepted_pairs(folder: RunFolder) -> pa.Table:
         table = folder.read_table(name, _PAIR_COLUMNS)
         tables.append(table.filter(table["accepted"]))
     return pa.concat_tables(tables)
-
-
-def _involved(pairs: pa.Table, overrides: Overrides) -> pa.Table:
-    both = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks, overrides.sample_ids()], type=pa.string())
-    return pa.table({"sample_id": pc.unique(both)})
 
 
 def _rows_of(folder: RunFolder, shard_id: str, sample_ids: pa.ChunkedArray, columns: list[str]) -> pa.Table:

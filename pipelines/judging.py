@@ -21,11 +21,19 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
-from dedup.judgement import ROUNDS, accept_exact, by_probability, by_scores, distinct, suggested
+from dedup.judgement import (
+    ROUNDS,
+    ImageReader,
+    accept_exact,
+    by_probability,
+    by_scores,
+    crowding_of,
+    distinct,
+    suggested,
+)
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
 from dedup.run_folder import RunFolder
-from dedup.shards import read_range
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
@@ -230,12 +238,8 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
         return 0
     pairs = rows.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
     samples = _samples_of(pairs)
-    crowding = samples["crowding"].to_numpy()
-    ids = samples["sample_id"].combine_chunks()
-    a, b = (pc.index_in(pairs[side], value_set=ids).to_numpy() for side in "ab")
-    reader = _ImageReader(parts.shards, samples)
-    crowd = np.minimum(crowding[a], crowding[b])
-    verdicts = verify_pairs(pairs, samples, reader, parts.verify, crowd, parts.max_pixels)
+    read_image, crowding = ImageReader(parts.shards, samples), crowding_of(pairs, samples)
+    verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels)
     return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
 
 
@@ -257,19 +261,6 @@ def _samples_of(pairs: pa.Table) -> pa.Table:
     samples = pa.concat_tables(sides).combine_chunks()
     _, once = np.unique(samples["sample_id"].to_numpy(), return_index=True)
     return samples.take(pa.array(once))
-
-
-class _ImageReader:
-    """Reads a sample's image from its shard, by the byte range that describing noted."""
-
-    def __init__(self, shards: tuple[Shard, ...], samples: pa.Table) -> None:
-        columns = (samples[name].to_pylist() for name in ("sample_id", "shard", "offset", "size"))
-        self._where = {
-            identity: (shards[shard].url, start, size) for identity, shard, start, size in zip(*columns, strict=True)
-        }
-
-    def __call__(self, sample_id: str) -> bytes:
-        return read_range(*self._where[sample_id])
 
 
 def _suggest(parts: _Parts, name: str) -> int:

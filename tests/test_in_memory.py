@@ -1,0 +1,123 @@
+"""The steps as functions of tables: the manifest of a run, without a run folder, workers or shuffles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import dedup
+from dedup.decisions import DecideSettings
+from dedup.describe import DescribeSettings
+from dedup.embedders import resolve
+from dedup.errors import ConfigError, ManifestError
+from dedup.groups import GROUP_SCHEMA
+from dedup.listing import list_shards
+from dedup.neighbors import SearchSettings
+from dedup.overrides import parse_overrides
+from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
+from dedup.verify import VerifySettings
+from pipelines.client import ClusterSettings
+from pipelines.deduplicate import deduplicate
+from pipelines.settings import RunSettings
+from tests.shard_makers import encode, picture, sample_members, write_tar
+
+NO_EMBEDDER = DescribeSettings(embedder="none")
+RUNS = {
+    "verified": RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0")),
+    "hashes alone": RunSettings(describe=NO_EMBEDDER, verify=VerifySettings(verify=False)),
+    "identical files alone": RunSettings(describe=NO_EMBEDDER, verify=VerifySettings(strictness="exact")),
+    "by cosine": RunSettings(
+        describe=DescribeSettings(embedder="efficientnet_lite0"),
+        search=SearchSettings(min_cosine=0.6, cells=2),
+        decide=DecideSettings(weights="inverse"),
+    ),
+}
+
+Described = tuple[list[Shard], list[pa.Table]]
+
+
+def described(folder: Path, settings: DescribeSettings) -> Described:
+    _, shards = list_shards([str(folder)])
+    embedder = resolve(settings.embedder)
+    return shards, [dedup.describe_shard(shard, settings, embedder) for shard in shards]
+
+
+@pytest.fixture
+def plain(shards: Path) -> Described:
+    return described(shards, NO_EMBEDDER)
+
+
+def in_order(pairs: pa.Table) -> list[dict[str, object]]:
+    return list(pairs.sort_by([("a", "ascending"), ("b", "ascending")]).to_pylist())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_pairs_and_manifest_are_those_of_a_run(
+    name: str, shards: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    settings = RUNS[name]
+    out = tmp_path / "run"
+    run = deduplicate([str(shards)], str(out), settings, cluster)
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+
+    listed, tables = described(shards, settings.describe)
+    pairs = dedup.find_pairs(listed, tables, settings.search, settings.verify)
+    assert pairs.schema == PAIR_SCHEMA
+    assert in_order(pairs) == in_order(of_run)
+    manifest = dedup.decide(listed, tables, pairs, settings.decide)
+    assert manifest.schema == MANIFEST_SCHEMA
+    assert manifest.equals(dedup.read_manifest(str(out)).combine_chunks())
+
+
+def test_suggested_pairs_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:
+    whole = picture(3, 240, 180)
+    crops = [whole.crop((3 * n, 2 * n, 240, 180)) for n in range(7)]  # each names the next ones only
+    for shard in (0, 1):
+        members = [sample_members(f"{n}", encode(crops[n])) for n in range(shard, 7, 2)]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", [member for sample in members for member in sample])
+    search = SearchSettings(max_bits=0, candidates_per_image=1)
+    settings = RunSettings(describe=NO_EMBEDDER, search=search)
+    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    assert run.document["steps"]["verify"]["suggested"]
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+    assert in_order(dedup.find_pairs(*described(tmp_path / "shards", NO_EMBEDDER), search)) == in_order(of_run)
+
+
+def test_groups_name_the_keeper_of_each_sample_in_a_pair(plain: Described) -> None:
+    shards, tables = plain
+    groups = dedup.group_pairs(dedup.find_pairs(shards, tables), tables)
+    assert groups.schema == GROUP_SCHEMA
+    assert dict(zip(groups["sample_id"].to_pylist(), groups["keeper"].to_pylist(), strict=True)) == {
+        "00000/a0": None, "00001/b0": "00000/a0", "00001/b1": "00000/a0", "00002/c1": "00000/a0",
+        "00000/a1": "00002/c0", "00002/c0": None,
+    }  # fmt: skip
+
+
+def test_decisions_by_hand_apply(plain: Described) -> None:
+    shards, tables = plain
+    pairs = dedup.find_pairs(shards, tables)
+    by_hand = parse_overrides(b"sample_id,action,other\n00000/a1,keep,\n00000/a4,remove,\n")
+    manifest = dedup.decide(shards, tables, pairs, overrides=by_hand)
+    status = dict(zip(manifest["sample_id"].to_pylist(), manifest["status"].to_pylist(), strict=True))
+    assert (status["00000/a1"], status["00000/a4"]) == ("kept", "removed")
+    with pytest.raises(ConfigError, match="line 1: no sample of this run is called 'no/such'"):
+        dedup.group_pairs(pairs, tables, overrides=parse_overrides(b"no/such,remove,\n"))
+
+
+def test_tables_that_do_not_fit_the_shards_are_refused(plain: Described) -> None:
+    shards, tables = plain
+    pairs = dedup.find_pairs(shards, tables)
+    with pytest.raises(ManifestError, match="3 shards, but 2 tables"):
+        dedup.find_pairs(shards, tables[:2])
+    with pytest.raises(ManifestError, match="3 shards, but 2 tables"):
+        dedup.decide(shards, tables[:2], pairs)
+    with pytest.raises(ManifestError, match="have no keep rank, first '00002/c0'"):
+        dedup.decide(shards[:2], tables[:2], pairs)
+    with pytest.raises(ConfigError, match="hash=dhash is searched, but not in the descriptors"):
+        dedup.find_pairs(shards, tables, SearchSettings(hash="dhash"))
+
+
+def test_of_no_shards_nothing_is_found() -> None:
+    assert dedup.find_pairs([], []).equals(PAIR_SCHEMA.empty_table())
