@@ -70,6 +70,7 @@ bench: $(STAMP) ## the figures in README.md: PHOTOS= and CIFAR= are folders of s
 	$(BIN)/python -m pipelines.benchmark phash '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark cifar '$(CIFAR)'
 	$(BIN)/python -m pipelines.benchmark clean '$(PHOTOS)' '$(CIFAR)'
+	$(BIN)/python -m pipelines.benchmark filter '$(CIFAR)'
 	$(BIN)/python -m pipelines.benchmark search
 	$(BIN)/python -m pipelines.benchmark peers '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark calibration '$(PHOTOS)'

@@ -4,6 +4,7 @@ describe PHOTOS   images/s beside fastdup's on the same files, and where the tim
 phash PHOTOS      how near our hashes of reduced pictures are to ImageHash's of the full ones
 cifar SHARDS      seconds, memory and counts of a whole run
 clean PHOTOS SMALL   cleaning beside copying the same shards, and whether every member comes back
+filter SHARDS     what the filter of a webdataset loader costs of its throughput
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
@@ -39,7 +40,7 @@ from dedup.operating_curve import ProjectSettings
 from dedup.records import Sample
 from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import calibrate, clean_benchmark, comparison, peers
+from pipelines import calibrate, clean_benchmark, comparison, filter_benchmark, peers
 from pipelines.client import ClusterSettings
 from pipelines.settings import RunSettings
 
@@ -265,6 +266,23 @@ def clean(photos: str, small: str, *, times: int = 20, rounds: int = 5, where: P
     """
     for line in clean_benchmark.report(photos, small, times, rounds, where):
         print(line, flush=True)
+
+
+@app.command(name="filter")
+def filter_loader(shards: str, *, rounds: int = 7) -> None:
+    """Samples/s of a webdataset loader with and without `dedup.keep`, in turns, with nothing dropped by either.
+
+    Parameters
+    ----------
+    shards
+        Shards of small pictures, where a sample's share of the filter is largest.
+    rounds
+        How often everything is measured.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        dedup_run(shards, Path(folder, "run"), *WITHOUT_EMBEDDER, "--strictness", "exact")
+        for line in filter_benchmark.report([shard.url for shard in list_shards([shards])[1]], f"{folder}/run", rounds):
+            print(line, flush=True)
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,13 @@ def cluster() -> Iterator[ClusterSettings]:
         n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
     ) as running:
         yield ClusterSettings(scheduler=running.scheduler_address)
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """For tests of loaders, which leave the files of shards to the garbage collector: it runs before the next test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tests.shard_makers import jpeg, sample_members, write_tar
 
 # webdataset leaves the file of a shard to the garbage collector.
 pytestmark = [
+    pytest.mark.usefixtures("collected"),
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
     # torch is loaded, and with it threads, where a test forks.
