@@ -11,6 +11,7 @@ A grouping is a function of edges between classes that are numbered in keep orde
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from scipy.sparse.csgraph import connected_components
 
 from dedup.errors import ConfigError, ManifestError
 from dedup.overrides import NO_OVERRIDES, Overrides
+
+logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
@@ -219,7 +222,7 @@ def _class_edges(n: int, a: Ints, b: Ints, method: Ints, score: npt.NDArray[np.f
 
 
 def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: Overrides) -> Edges:
-    """The edges but those that an override says are between different pictures."""
+    """The edges but those that an override says are between different pictures; the log names an override of none."""
     rows = overrides.having("separate")
     if not rows:
         return edges
@@ -231,7 +234,18 @@ def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: O
         if same:
             raise overrides.error(row, f"{row.sample_id!r} and {row.other!r} are identical files; you can keep both")
     separated = np.minimum(one, other) * edges.n + np.maximum(one, other)
-    counts = ~np.isin(edges.first * edges.n + edges.second, separated)
+    keys = edges.first * edges.n + edges.second
+    for row, found in zip(rows, np.isin(separated, keys), strict=True):
+        if not found:
+            logger.warning(
+                "%s",
+                overrides.told(
+                    row,
+                    f"no accepted pair joins {row.sample_id!r} and {row.other!r}, so there is nothing to separate; "
+                    "`dedup explain` tells what joins each to others",
+                ),
+            )
+    counts = ~np.isin(keys, separated)
     return Edges(edges.n, edges.first[counts], edges.second[counts], edges.method[counts], edges.score[counts])
 
 

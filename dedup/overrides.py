@@ -68,8 +68,12 @@ class Overrides:
         actions = Counter(row.action for row in self.rows)
         return {"file": self.source, "sha256": self.sha256, **{action: actions[action] for action in ACTIONS}}
 
+    def told(self, row: Override, what: str) -> str:
+        """What is to be said of a row, with its place."""
+        return f"{self.source}, line {row.line}: {what}"
+
     def error(self, row: Override, reason: str) -> ConfigError:
-        return ConfigError(f"{self.source}, line {row.line}: {reason}")
+        return ConfigError(self.told(row, reason))
 
     def check(self, sample_ids: pa.Array | pa.ChunkedArray, failed: pa.Array | None = None) -> None:
         """Raises ConfigError at the first row with a name not in `sample_ids`, or that keeps or separates a `failed`

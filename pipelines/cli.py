@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -323,13 +325,20 @@ def default_out(shards: tuple[str, ...]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Errors of this project end with their message and exit code 1, Ctrl-C with 130."""
+    """Entry point. Errors of this project end with their message and exit code 1, Ctrl-C with 130. Where whoever reads
+    the output has seen enough (`| head`), the rest is left unsaid, and the exit code is 141, as a shell has it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("distributed", "httpx", "huggingface_hub", "timm"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     quiet()
     try:
-        app.meta(sys.argv[1:] if arguments is None else arguments)
+        try:
+            app.meta(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush finds no pipe
+        sys.exit(128 + signal.SIGPIPE)
     except DedupError as error:
         print(f"dedup: {error}", file=sys.stderr)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_a_group_of_which_nothing_is_wanted(grouping: str) -> None:
     assert kept(rows) == ""
     assert {row["cluster"] for row in rows.values()} == {None}
     assert {row["keeper"] for row in rows.values()} == {None}
+
+
+def test_separating_what_no_pair_joins_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    apart = Override(7, "b", "separate", "c")
+    with caplog.at_level(logging.WARNING):
+        assert decided(FAN, DecideSettings(), apart) == decided(FAN, DecideSettings())
+    assert "line 7: no accepted pair joins 'b' and 'c', so there is nothing to separate" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        decided(FAN, DecideSettings(), Override(1, "c", "separate", "a"))
+    assert not caplog.text
 
 
 def test_separate_takes_out_one_edge() -> None:

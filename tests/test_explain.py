@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,12 @@ def test_the_command_prints_the_story_and_writes_the_sheet(
         cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / "sheet.jpg")])
     assert end.value.code == 1
     assert "give a file that ends in .png" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(out: str) -> None:
+    closed, output = os.pipe()
+    os.close(closed)
+    command = [sys.executable, "-m", "pipelines.cli", "explain", out, "00001/b0"]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (141, b"")
