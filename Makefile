@@ -65,7 +65,7 @@ format: $(STAMP) ## let ruff format the code
 type: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the figures in README.md: PHOTOS= and CIFAR= are folders of shards
+bench: $(STAMP) ## the figures in README.md: PHOTOS=, CIFAR= and LOOKALIKES= are folders of shards
 	$(BIN)/python -m pipelines.benchmark describe '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark phash '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark cifar '$(CIFAR)'
@@ -74,6 +74,7 @@ bench: $(STAMP) ## the figures in README.md: PHOTOS= and CIFAR= are folders of s
 	$(BIN)/python -m pipelines.benchmark search
 	$(BIN)/python -m pipelines.benchmark peers '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark calibration '$(PHOTOS)'
+	$(BIN)/python -m pipelines.benchmark uniform '$(LOOKALIKES)'
 
 lock: $(STAMP) ## choose new versions into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-header --no-annotate --upgrade \

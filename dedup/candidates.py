@@ -10,9 +10,7 @@ partition by partition, each partition holding all rows of its values, `in_order
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import hamming, neighbors
+from dedup.crowded import candidates_in_cell
 from dedup.hashes import MIN_INFORMATION
 from dedup.neighbors import SearchSettings
-from dedup.records import PAIR_SCHEMA
+from dedup.records import PAIR_SCHEMA, THUMBNAIL_SIDE
+from dedup.thumbnails import luma
 
 # A pair as the searches hand it on: with the numbers of its samples' shards, in the order of the run.
 CANDIDATE_SCHEMA = pa.schema(
@@ -46,8 +46,10 @@ CELL_ROW = pa.schema(
         "shard": pa.int32(),
         "primary": pa.int8(),
         "embedding": pa.binary(),
+        "grey": pa.binary(),
     }
 )
+CELL_ROW_BYTES = 2000
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
 # Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
 _EQUAL_HASHES_SEARCHED = 256
@@ -176,20 +178,27 @@ def train(
     return neighbors.train_cells(rows, min(cells, len(rows)), seed) if len(rows) else rows
 
 
-def cell_rows(centroids: npt.NDArray[np.float16], embedded: Embedded, shard: int, settings: SearchSettings) -> pa.Table:
-    """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first."""
-    ids, rows = embedded
+def cell_rows(
+    centroids: npt.NDArray[np.float16], representatives: pa.Table, shard: int, settings: SearchSettings
+) -> pa.Table:
+    """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first; `representatives` has
+    sample_id, embedding and thumbnail."""
+    ids, rows = embeddings(representatives)
+    side = THUMBNAIL_SIDE
+    thumbnails = _matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
+    greys = luma(thumbnails).reshape(-1, side * side)
     cells = neighbors.assign_cells(centroids, rows, settings.assignments)
     copies = cells.shape[1]
     row = np.repeat(np.arange(len(ids)), copies)
     primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
-    values = pa.array([embedding.tobytes() for embedding in rows], pa.binary())
+    values, views = (pa.array([line.tobytes() for line in lines], pa.binary()) for lines in (rows, greys))
     number = np.full(len(row), shard, np.int32)
-    return pa.table([cells.ravel(), ids.take(row), number, primary, values.take(pa.array(row))], schema=CELL_ROW)
+    columns = [cells.ravel(), ids.take(row), number, primary, values.take(pa.array(row)), views.take(pa.array(row))]
+    return pa.table(columns, schema=CELL_ROW)
 
 
 def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.Table]:
-    """Of rows of CELL_ROW, `in_order`: the pairs that `neighbors.cosine_pairs_in_cell` finds in each cell, and how
+    """Of rows of CELL_ROW, `in_order`: the pairs that `crowded.candidates_in_cell` finds in each cell, and how
     crowded it is around each sample (rows of CROWDING_SCHEMA; samples around which it is not are absent)."""
     found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
     cells = rows["cell"].to_numpy()
@@ -199,12 +208,9 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
         width = len(cell["embedding"][0].as_py())
         x = _matrix(cell["embedding"], width).view(np.float16)
         primary = cell["primary"].to_numpy() == 1
-        deep = replace(settings, candidates_per_image=max(settings.candidates_per_image, neighbors.CROWD))
-        pairs = neighbors.cosine_pairs_in_cell(x, primary, deep)
+        greys = _matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
-        crowding = neighbors.crowding(pairs, len(cell))
-        complete = math.inf if settings.min_cosine is None else settings.min_cosine
-        pairs = neighbors.limit_candidates(pairs, complete, settings.candidates_per_image)
+        pairs, crowding = candidates_in_cell(x, greys, primary, settings)
         found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
         cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
         crowded.append(cell.filter(pa.array(primary & (crowding > 0))))

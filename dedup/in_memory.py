@@ -150,7 +150,7 @@ def _by_embedding(rest: Sequence[pa.Table], total: int, search: SearchSettings) 
     centroids = candidates.train(sampled, cells, search.seed)
     if not len(centroids):
         return nothing
-    rows = [candidates.cell_rows(centroids, part, number, search) for number, part in enumerate(embedded)]
+    rows = [candidates.cell_rows(centroids, table, number, search) for number, table in enumerate(rest)]
     return candidates.cell_pairs(candidates.in_order(pa.concat_tables(rows)), search)
 
 

@@ -1,6 +1,7 @@
 """Do two pictures look the same at 32x32? The cheap evidence, from stored thumbnails alone.
 
     likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
+    part_likeness(greys, i, j): how well some part of one fits the other; coarse and faster, to rank many pairs
 
 Of each picture some 200 windows (the whole, crops down to half of each side, parts without a bar) are reduced to 16x16
 grey levels and compared with the whole of the other picture, and with its mirror image, in both directions: either may
@@ -27,6 +28,8 @@ UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.integer]
 
 SIGNATURE_SIDE = 16
+# To rank pairs: coarser signatures forgive small shifts, so they rank copies higher, and cost half of the time.
+_RANKING_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
 _LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256
 _PAIRS_PER_BLOCK = 4096
@@ -107,6 +110,33 @@ def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOW
     )
 
 
+def luma(thumbnails: UInt8Array) -> UInt8Array:
+    """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
+    return np.asarray((thumbnails.astype(np.int64) @ _LUMA + 128) // 256, np.uint8)
+
+
+def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
+    """`greys` (M, 32, 32) uint8; `i`, `j` (N,) rows of it -> (N,) float32, -1..1, higher is closer: the best
+    correlation of a window of picture i with the whole of picture j, mirrored or not.
+
+    Not symmetric: it is high where j is a crop of i. One picture's windows are held at a time.
+    """
+    used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    wholes = np.empty((len(used), 2 * _RANKING_SIDE**2), np.float32)
+    for start in range(0, len(used), _PAIRS_PER_BLOCK):
+        block = slice(start, start + _PAIRS_PER_BLOCK)
+        wholes[block] = _signatures(greys[used[block]] * 256.0, [_whole()], _RANKING_SIDE)[:, 0]
+    mirrored = _mirror(wholes, _RANKING_SIDE)
+    others = place[len(i) :]
+    best = np.empty(len(i), np.float32)
+    order = np.argsort(i, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(i[order])) + 1) if len(i) else []:
+        parts = _signatures(greys[i[rows[0]]][None] * 256.0, _geometry(WINDOWS)[0], _RANKING_SIDE)[0]
+        fits = [(parts @ side[others[rows]].T).max(0) for side in (wholes, mirrored)]
+        best[rows] = np.maximum(*fits) / np.float32(_UNIT**2)
+    return best
+
+
 def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
     """(N,) and (N,) float32: the root mean square difference in grey levels (0..255) of two thumbnails, and the
     greatest one of luma, once brightness and contrast of all channels together are fitted; neither is moved.
@@ -153,9 +183,9 @@ def _grey(thumbnails: UInt8Array) -> Floats:
 
 
 @cache
-def _resizer(share: float, start: float) -> Floats:
-    """(16, 32): averages of 16 equal parts of the stretch from `start` to `start + share`, times 256."""
-    edges = (start + share * np.arange(SIGNATURE_SIDE + 1) / SIGNATURE_SIDE) * THUMBNAIL_SIDE
+def _resizer(share: float, start: float, side: int) -> Floats:
+    """(side, 32): averages of `side` equal parts of the stretch from `start` to `start + share`, times 256."""
+    edges = (start + share * np.arange(side + 1) / side) * THUMBNAIL_SIDE
     pixels = np.arange(THUMBNAIL_SIDE)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     overlap = np.maximum(overlap, 0)
@@ -165,12 +195,12 @@ def _resizer(share: float, start: float) -> Floats:
 
 
 @cache
-def _around() -> Floats:
-    """(16, 16): sums of five neighbours in a row; at the ends the last one counts again."""
-    rows = np.arange(SIGNATURE_SIDE)
-    sums = np.zeros((SIGNATURE_SIDE, SIGNATURE_SIDE))
+def _around(side: int) -> Floats:
+    """(side, side): sums of five neighbours in a row; at the ends the last one counts again."""
+    rows = np.arange(side)
+    sums = np.zeros((side, side))
     for offset in range(-2, 3):
-        np.add.at(sums, (rows, np.clip(rows + offset, 0, SIGNATURE_SIDE - 1)), 1)
+        np.add.at(sums, (rows, np.clip(rows + offset, 0, side - 1)), 1)
     return sums
 
 
@@ -195,19 +225,18 @@ def _whole() -> Window:
     return 1.0, 1.0, (0.0,), (0.0,)
 
 
-def _signatures(greys: Floats, windows: list[Window]) -> Singles:
-    """(B, 32, 32) -> (B, W, 512) whole numbers: the two signatures of each window, of length 4095 together."""
-    side = SIGNATURE_SIDE
+def _signatures(greys: Floats, windows: list[Window], side: int = SIGNATURE_SIDE) -> Singles:
+    """(B, 32, 32) -> (B, W, 2 * side**2) whole numbers: both signatures of each window, of length 4095 together."""
     parts = []
     for across, down, starts_x, starts_y in windows:
-        x = np.concatenate([_resizer(across, start) for start in starts_x])
-        y = np.concatenate([_resizer(down, start) for start in starts_y])
+        x = np.concatenate([_resizer(across, start, side) for start in starts_x])
+        y = np.concatenate([_resizer(down, start, side) for start in starts_y])
         cells = (y @ greys @ x.T).reshape(len(greys), len(starts_y), side, len(starts_x), side)
         parts.append(cells.transpose(0, 1, 3, 2, 4).reshape(len(greys), -1, side, side))
     cells = np.concatenate(parts, axis=1)  # below 2**32
     # Both are shifted and scaled in whole numbers below 2**53, so that no rounding depends on the order of summing.
     level = cells * side**2 - cells.sum((2, 3), keepdims=True)
-    detail = cells * 25 - _around() @ cells @ _around().T
+    detail = cells * 25 - _around(side) @ cells @ _around(side).T
     both = np.stack([_unit(level), _unit(detail)], axis=2).reshape(len(greys), cells.shape[1], 2 * side**2)
     return np.asarray(np.rint(both * (_UNIT * 0.5**0.5)), np.float32)
 
@@ -216,13 +245,12 @@ def _unit(values: Floats) -> Floats:
     flat = values.reshape(*values.shape[:2], -1)
     length = np.sqrt((flat**2).sum(2, keepdims=True))
     # A window that is flat to a tenth of a grey level has no pattern: it resembles nothing.
-    least = 0.1 * SIGNATURE_SIDE * 256 * _STEPS**2 * 25
+    least = 0.1 * values.shape[-1] * 256 * _STEPS**2 * 25
     return np.where(length > least, flat / np.maximum(length, 1.0), 0.0)
 
 
-def _mirror(signatures: Singles) -> Singles:
-    side = SIGNATURE_SIDE
-    return np.ascontiguousarray(signatures.reshape(-1, 2, side, side)[..., ::-1]).reshape(len(signatures), -1)
+def _mirror(signatures: Singles, side: int = SIGNATURE_SIDE) -> Singles:
+    return np.ascontiguousarray(signatures.reshape(-1, 2, side, side)[..., ::-1]).reshape(signatures.shape)
 
 
 def _maps(boxes: Floats, of_j: npt.NDArray[np.bool_], mirror: npt.NDArray[np.bool_]) -> Floats:

@@ -7,6 +7,7 @@ clean PHOTOS SMALL   cleaning beside copying the same shards, and whether every 
 filter SHARDS     what the filter of a webdataset loader costs of its throughput
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
+uniform LOOKALIKES   uniform sets: planted copies found, and what is removed that is no copy
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
 
@@ -40,7 +41,7 @@ from dedup.operating_curve import ProjectSettings
 from dedup.records import Sample
 from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import calibrate, clean_benchmark, comparison, filter_benchmark, peers
+from pipelines import calibrate, clean_benchmark, comparison, filter_benchmark, peers, uniform_benchmark
 from pipelines.client import ClusterSettings
 from pipelines.settings import RunSettings
 
@@ -365,6 +366,32 @@ def compare(photos: str, *, copies: int = 6, seed: int = 0, tools: tuple[str, ..
         Which tools to measure.
     """
     print(comparison.compare(samples(photos), tools, copies, seed))
+
+
+@app.command
+def uniform(
+    lookalikes: str, *, copies: int = 1, count: int = 240, seed: int = 0, sheets: Path = Path("runs/uniform")
+) -> None:
+    """Planted copies found in sets in which everything looks alike, and what is removed that is no copy.
+
+    Parameters
+    ----------
+    lookalikes
+        Shards of pictures that look alike; two drawn sets are measured beside them.
+    copies
+        Planted of each picture.
+    count
+        How many pictures are drawn for each of the drawn sets.
+    seed
+        Of the drawing and the planting.
+    sheets
+        Folder for the contact sheets of what was removed for another picture.
+    """
+    sets = {"lookalikes": samples(lookalikes)} | {
+        name: uniform_benchmark.drawn(name, count, seed) for name in uniform_benchmark.DRAWN
+    }
+    for line in uniform_benchmark.report(sets, copies, seed, sheets):
+        print(line, flush=True)
 
 
 @app.command

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup import candidates, hamming, neighbors
-from dedup.candidates import BAND_ROW, CELL_ROW, COPY_ROW, EXACT_ROW, SAMPLED_PER_CELL
+from dedup.candidates import BAND_ROW, CELL_ROW, CELL_ROW_BYTES, COPY_ROW, EXACT_ROW, SAMPLED_PER_CELL
 from dedup.intervals import wilson
 from dedup.neighbors import SearchSettings
 from dedup.run_folder import RunFolder
@@ -149,7 +149,7 @@ def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) ->
 
 
 def find_by_embedding(parts: _Parts, client: Client, samples: int) -> int:
-    """Pairs of near embeddings, as `neighbors.cosine_pairs_in_cell` says."""
+    """Pairs of near embeddings, as `crowded.candidates_in_cell` says."""
     cells = parts.settings.cells or neighbors.n_cells(samples)
     sampled = _sampled(parts, client, samples, cells * SAMPLED_PER_CELL)
     centroids = client.submit(candidates.train, sampled, cells, parts.settings.seed, pure=False)
@@ -159,12 +159,14 @@ def find_by_embedding(parts: _Parts, client: Client, samples: int) -> int:
     use = functools.partial(_embedding_pairs, parts)
     shards = range(len(parts.shard_ids))
     copies = min(parts.settings.assignments, cells)
-    partitions = min(cells, partitions_for(samples * copies, 1000))
+    partitions = min(cells, partitions_for(samples * copies, CELL_ROW_BYTES))
     return shuffle(client, "search: embeddings", source, shards, CELL_ROW, "cell", partitions, use)
 
 
 def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) -> pa.Table:
-    return candidates.cell_rows(centroids, parts.embeddings(shard), shard, parts.settings)
+    return candidates.cell_rows(
+        centroids, parts.representatives(shard, ["embedding", "thumbnail"]), shard, parts.settings
+    )
 
 
 def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import cache
 
 import cv2
@@ -10,18 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import skimage.data
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sklearn.datasets import load_sample_image
 
 from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import compare, picture
-from dedup.hashes import information
-from dedup.images import decode, grey, thumbnail
+from dedup.images import thumbnail
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
-from dedup.verify import Verdicts, VerifySettings, verify_pairs
+from dedup.verify import VerifySettings, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
+from tests.verification import described, png, verified
 
 SETTINGS = VerifySettings()
 
@@ -35,36 +33,6 @@ def _photograph(name: str) -> Image.Image:
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "camera", "coins")
 photograph = cache(_photograph)
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def described(files: dict[str, bytes]) -> pa.Table:
-    """The descriptor columns that verification reads."""
-    rows = []
-    for sample_id, data in files.items():
-        decoded = decode(data, 128)
-        level = information(torch.from_numpy(grey(decoded.rgb, 32, 32).copy())[None, None])
-        rows.append(
-            {
-                "sample_id": sample_id,
-                "width": decoded.width,
-                "height": decoded.height,
-                "information": float(level[0]),
-                "thumbnail": thumbnail(decoded.rgb).tobytes(),
-            }
-        )
-    return pa.Table.from_pylist(rows)
-
-
-def verified(files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: float = 0.0) -> Verdicts:
-    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
-    crowd = np.full(len(pairs), crowding, np.float32)
-    return verify_pairs(table, described(files), files.__getitem__, SETTINGS, crowd)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -1,0 +1,133 @@
+"""Uniform sets, in which everything looks alike: are planted copies found, and what goes that is no copy?
+
+Each set is cleaned by `dedup run` with copies of its pictures planted among them. A picture that goes for one of
+another family (a picture and its copies) is no planted copy: it is a mistake, or the set held it twice from the start.
+The contact sheets show all of these, to be looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dedup.contact_sheet import Panel, pair_sheet
+from dedup.errors import ConfigError
+from dedup.intervals import wilson
+from dedup.manifest import read_manifest
+from dedup.planting import Score, plant, score
+from dedup.records import Member, Sample
+from dedup.run_folder import RUN_FILE, RunFolder
+from pipelines.explain import read_pictures
+from pipelines.lookalikes import LOOKALIKES
+from pipelines.run_state import Run
+from pipelines.sample import write_planted
+
+DRAWN = ("xrays", "products")  # the drawn sets with texture and noise
+_SHARDS = 4
+_SHOWN = 60  # pairs on a sheet
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made of one set. `proposed`: planted copies that became a candidate with their original; `seconds`:
+    of the run's steps."""
+
+    score: Score
+    proposed: int
+    seconds: dict[str, float]
+
+    def row(self, name: str) -> dict[str, object]:
+        """One line of the table: shares with their 95 % Wilson intervals."""
+        total = self.score.by_transform.set_index("transform").loc["all"]
+        return {
+            "set": name,
+            "pictures": self.score.originals,
+            "removed for another picture": _share(self.score.wrong_originals, self.score.originals),
+            "copies": int(total.copies),
+            "proposed": _share(self.proposed, int(total.copies)),
+            "found": _share(int(total.found), int(total.copies)),
+            **{step: f"{seconds:.1f} s" for step, seconds in self.seconds.items()},
+        }
+
+
+def _share(hits: int, of: int) -> str:
+    low, high = wilson(hits, of)
+    return f"{hits} = {hits / of:.1%} ({low:.1%} to {high:.1%})"
+
+
+def drawn(name: str, count: int, seed: int) -> Iterator[Sample]:
+    """The pictures of a drawn set (of `pipelines.lookalikes`) as PNG."""
+    for number, picture in enumerate(LOOKALIKES[name](count, np.random.default_rng(seed))):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        key = f"{name}{number:05d}"
+        yield Sample(key, Member(f"{key}.png", "png", 0, buffer.getvalue()), None, None)
+
+
+def measure(
+    originals: Iterable[Sample], folder: Path, copies: int, seed: int, arguments: tuple[str, ...] = ()
+) -> Outcome:
+    """Plant `copies` copies of each picture and run `dedup run` with `arguments`; the run lies in folder/run."""
+    truth = write_planted(plant(originals, copies=copies, seed=seed), folder / "shards", _SHARDS, seed)
+    run = folder / "run"
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(folder / "shards"), "--out", str(run), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"dedup run failed: {done.stderr.strip()[-500:]}")
+    steps: dict[str, Any] = json.loads((run / RUN_FILE).read_text())["steps"]
+    seconds = {step: float(steps[step]["wall_seconds"]) for step in ("describe", "search", "verify")}
+    return Outcome(score(read_manifest(str(run)), truth), _proposed(RunFolder(str(run)), truth), seconds)
+
+
+def _proposed(run: RunFolder, truth: pa.Table) -> int:
+    wanted = {
+        (min(copy, original), max(copy, original))
+        for copy, original in zip(truth["sample_id"].to_pylist(), truth["original"].to_pylist(), strict=True)
+    }
+    found: set[tuple[str, str]] = set()
+    for name in run.names("pairs"):
+        pairs = run.read_table(name, ["a", "b"])
+        found |= wanted.intersection(zip(pairs["a"].to_pylist(), pairs["b"].to_pylist(), strict=True))
+    return len(found)
+
+
+def write_sheet(folder: Path, outcome: Outcome, path: Path, title: str) -> bool:
+    """The pictures that went for one of another family beside it, the least sure first; whether there are any."""
+    wrong = outcome.score.wrong.sort_values(["score", "sample_id"])[:_SHOWN]
+    if not len(wrong):
+        return False
+    pictures = read_pictures(Run.reopen(str(folder / "run")), {*wrong["sample_id"], *wrong["keeper"]})
+    panels = [
+        Panel((pictures[row.sample_id], pictures[row.keeper]), f"{row.score:.3f}\n{row.sample_id}\n{row.keeper}")
+        for row in wrong.itertuples()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pair_sheet(panels, columns=4, side=112, title=title).save(path, quality=80)
+    return True
+
+
+def report(
+    sets: Mapping[str, Iterable[Sample]], copies: int, seed: int, sheets: Path, arguments: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg."""
+    rows = []
+    for name, originals in sets.items():
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = measure(originals, Path(folder), copies, seed, arguments)
+            path = sheets / f"{name}.jpg"
+            count = len(outcome.score.wrong)
+            shown = write_sheet(Path(folder), outcome, path, f"{name}: {count} removed for another picture")
+        rows.append(outcome.row(name))
+        yield f"{name}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
+    yield pd.DataFrame(rows).to_string(index=False)

@@ -1,0 +1,133 @@
+"""Candidates of a cell: the nearest embeddings, and in crowded neighbourhoods those whose thumbnails fit best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from dedup import crowded
+from dedup.crowded import CROWDED, candidates_in_cell
+from dedup.images import thumbnail
+from dedup.neighbors import CosinePairs, SearchSettings, cosine, cosine_pairs_in_cell, limit_candidates
+from dedup.thumbnails import luma, part_likeness
+from dedup.transforms import TRANSFORMS
+from pipelines.lookalikes import LOOKALIKES
+
+Halves = npt.NDArray[np.float16]
+SETTINGS = SearchSettings(candidate_cosine=0.5, candidates_per_image=2)
+
+
+def embeddings(rows: int, alike: float, seed: int) -> Halves:
+    """Rows around one centre: the cosine of two is about `alike`."""
+    rng = np.random.default_rng(seed)
+    own = rng.standard_normal((rows, 64))
+    own -= own[:, :1] * np.eye(64)[0]
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    return np.asarray(np.sqrt(alike) * np.eye(64)[0] + np.sqrt(1 - alike) * own, np.float16)
+
+
+def noise(rows: int, seed: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (rows, 32, 32)).astype(np.uint8)
+
+
+def listed(pairs: CosinePairs) -> list[tuple[int, int]]:
+    return list(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True))
+
+
+def expected_of_crowded(x: Halves, greys: npt.NDArray[np.uint8], row: int, per_image: int) -> set[tuple[int, int]]:
+    """The definition in `candidates_in_cell`'s docstring for one row, where no more than DEPTH others are near."""
+    others = np.array([other for other in range(len(x)) if other != row])
+    here = np.full(len(others), row)
+    score = cosine(x, here, others)
+    fit = np.maximum(part_likeness(greys, here, others), part_likeness(greys, others, here))
+    nearest = others[np.lexsort((others, -score))][:per_image]
+    fitting = others[np.lexsort((others, -fit))][: 2 * per_image]
+    return {(min(row, other), max(row, other)) for other in (*nearest.tolist(), *fitting.tolist())}
+
+
+@pytest.mark.parametrize("per_image", [0, 1, 2])
+def test_crowded_rows_name_the_nearest_and_those_that_fit_best(per_image: int) -> None:
+    x, greys = embeddings(24, 0.9, seed=1), noise(24, seed=2)
+    everything = np.ones(len(x), bool)
+    pairs, crowding = candidates_in_cell(x, greys, everything, replace(SETTINGS, candidates_per_image=per_image))
+    assert crowding.min() > CROWDED
+    expected = set().union(*(expected_of_crowded(x, greys, row, per_image) for row in range(len(x))))
+    assert listed(pairs) == sorted(expected)
+    assert np.array_equal(pairs.score, cosine(x, pairs.i, pairs.j))
+
+
+def test_other_rows_name_the_nearest_whatever_their_thumbnails() -> None:
+    x, everything = embeddings(40, 0.7, seed=3), np.ones(40, bool)
+    pairs, crowding = candidates_in_cell(x, noise(40, seed=4), everything, SETTINGS)
+    assert 0 < crowding.min() <= crowding.max() < CROWDED
+    deep = cosine_pairs_in_cell(x, everything, replace(SETTINGS, candidates_per_image=5))
+    assert listed(pairs) == listed(limit_candidates(deep, np.inf, 2))
+
+
+def test_pairs_that_must_be_complete_are_all_there() -> None:
+    x, everything = embeddings(30, 0.9, seed=5), np.ones(30, bool)
+    pairs, _ = candidates_in_cell(x, noise(30, seed=6), everything, replace(SETTINGS, min_cosine=0.85))
+    assert len(pairs.i) == 30 * 29 // 2
+
+
+def test_only_primary_rows_name_others() -> None:
+    x = embeddings(30, 0.9, seed=7)
+    pairs, _ = candidates_in_cell(x, noise(30, seed=8), np.arange(30) == 4, SETTINGS)
+    assert {4} == set.intersection(*({i, j} for i, j in listed(pairs)))
+    assert len(pairs.i) <= 6
+
+
+def test_a_cell_without_pairs_has_no_candidates() -> None:
+    x = np.eye(3, 64).astype(np.float16)
+    pairs, crowding = candidates_in_cell(x, noise(3, seed=9), np.ones(3, bool), SETTINGS)
+    assert listed(pairs) == []
+    assert crowding.tolist() == [0, 0, 0]
+
+
+def test_the_depth_limits_what_is_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, greys = embeddings(40, 0.9, seed=10), noise(40, seed=11)
+    everything = np.ones(40, bool)
+    monkeypatch.setattr(crowded, "DEPTH", 1)
+    pairs, _ = candidates_in_cell(x, greys, everything, replace(SETTINGS, candidates_per_image=1))
+    nearest = cosine_pairs_in_cell(x, everything, replace(SETTINGS, candidates_per_image=1))
+    assert set(listed(pairs)) == set(listed(nearest))
+
+
+def _greys(images: list[Image.Image]) -> npt.NDArray[np.uint8]:
+    return luma(np.stack([thumbnail(image.convert("RGB")) for image in images]))
+
+
+@pytest.mark.parametrize("name", ["products", "xrays"])
+def test_in_a_uniform_set_copies_are_named_that_the_embedding_does_not_tell_apart(name: str) -> None:
+    images = LOOKALIKES[name](30, np.random.default_rng(1))
+    copies = [TRANSFORMS["crop_90"].change(image, np.random.default_rng(at)) for at, image in enumerate(images)]
+    x = embeddings(60, 0.9, seed=12)  # knows nothing of the pictures
+    everything = np.ones(60, bool)
+    named = set(listed(candidates_in_cell(x, _greys(images + copies), everything, SETTINGS)[0]))
+    by_embedding = set(listed(cosine_pairs_in_cell(x, everything, replace(SETTINGS, candidates_per_image=6))))
+    pairs = {(at, at + 30) for at in range(30)}
+    assert len(pairs & named) >= 25
+    assert len(pairs & by_embedding) < 15
+
+
+def test_the_likeness_of_a_part_does_not_depend_on_the_batch() -> None:
+    greys = noise(12, seed=13)
+    i, j = (side.ravel() for side in np.mgrid[:12, :12])
+    together = part_likeness(greys, i, j)
+    alone = [part_likeness(greys[[a, b]], np.array([0]), np.array([1]))[0] for a, b in zip(i, j, strict=True)]
+    assert together.tolist() == [float(value) for value in alone]
+
+
+def test_a_picture_holds_its_crop_mirrored_or_not_and_no_other_picture() -> None:
+    whole, other = (np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8) for seed in (14, 15))
+    picture, another = (Image.fromarray(p).resize((320, 320), Image.Resampling.BICUBIC) for p in (whole, other))
+    crop = picture.crop((64, 0, 288, 224))
+    greys = _greys([picture, crop, crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT), another])
+    fit = part_likeness(greys, np.array([0, 0, 1, 0]), np.array([1, 2, 0, 3]))
+    assert fit[:2].min() > 0.9
+    assert fit[2] < 0.8  # the crop does not hold the picture
+    assert fit[3] < 0.8

@@ -1,0 +1,74 @@
+"""The benchmark of uniform sets: what it counts, and what its contact sheet shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from dedup.errors import ConfigError
+from dedup.images import decode
+from dedup.manifest import read_manifest
+from dedup.planting import TRUTH_SCHEMA, Score
+from dedup.records import PAIR_SCHEMA
+from dedup.run_folder import RunFolder
+from pipelines.uniform_benchmark import Outcome, _proposed, drawn, measure, write_sheet
+
+FEW = ("--embedder", "none", "--workers", "1")
+
+
+def test_drawn_pictures_are_all_different_and_the_same_at_every_call() -> None:
+    first, again = (list(drawn("dials", 3, seed=4)) for _ in range(2))
+    assert [sample.image for sample in first] == [sample.image for sample in again]
+    assert len({sample.image.data for sample in first if sample.image}) == 3
+    assert all(decode(sample.image.data, 0).width == 300 for sample in first if sample.image)
+
+
+def test_a_row_gives_shares_with_intervals() -> None:
+    counts = pd.DataFrame([{"transform": "all", "copies": 20, "found": 19, "recall": 0.95, "low": 0.76, "high": 0.99}])
+    nothing = pd.DataFrame({"sample_id": [], "keeper": [], "method": [], "score": []})
+    row = Outcome(Score(counts, nothing, 40, 1), 20, {"search": 1.25}).row("dials")
+    assert row["found"] == "19 = 95.0% (76.4% to 99.1%)"
+    assert row["removed for another picture"] == "1 = 2.5% (0.4% to 12.9%)"
+    assert row["proposed"] == "20 = 100.0% (83.9% to 100.0%)"
+    assert row["search"] == "1.2 s"
+
+
+def test_only_pairs_of_a_copy_and_its_original_count_as_proposed(tmp_path: Path) -> None:
+    truth = pa.Table.from_pylist(
+        [{"sample_id": f"0/{name}~x", "original": f"0/{name}", "transform": "x"} for name in "abc"], TRUTH_SCHEMA
+    )
+    pairs = [("0/a", "0/a~x", True), ("0/b", "0/b~x", False), ("0/a", "0/b", False), ("0/a~x", "0/b~x", True)]
+    rows = [
+        {"a": a, "b": b, "method": "verified", "score": 0.5, "probability": 0.5, "accepted": accepted}
+        for a, b, accepted in pairs
+    ]
+    folder = RunFolder(str(tmp_path))
+    folder.write_table("pairs/0.parquet", pa.Table.from_pylist(rows, PAIR_SCHEMA))
+    assert _proposed(folder, truth) == 2
+
+
+def test_a_run_is_scored_and_its_mistakes_are_shown(tmp_path: Path) -> None:
+    outcome = measure(drawn("products", 3, seed=1), tmp_path, 1, 0, FEW)
+    assert outcome.score.originals == 3
+    assert outcome.score.by_transform.set_index("transform").loc["all", "copies"] == 3
+    assert set(outcome.seconds) == {"describe", "search", "verify"}
+    sheet = tmp_path / "sheets" / "products.jpg"
+    right = replace(outcome, score=replace(outcome.score, wrong=outcome.score.wrong[:0]))
+    assert not write_sheet(tmp_path, right, sheet, "products")
+    assert not sheet.exists()
+    ids = sorted(read_manifest(str(tmp_path / "run"))["sample_id"].to_pylist())
+    wrong = pd.DataFrame([{"sample_id": ids[0], "keeper": ids[1], "method": "verified", "score": np.float32(0.9)}])
+    assert write_sheet(tmp_path, replace(outcome, score=replace(outcome.score, wrong=wrong)), sheet, "products")
+    with Image.open(sheet) as image:
+        assert image.width > 2 * 112
+
+
+def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dedup run failed"):
+        measure(drawn("dials", 1, seed=0), tmp_path, 1, 0, ("--no-such-option",))
