@@ -33,6 +33,7 @@ _RANKING_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
 _LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256
 _PAIRS_PER_BLOCK = 4096
+_PICTURES_PER_BLOCK = 32  # of which all windows are held at a time
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
@@ -78,10 +79,13 @@ class Likeness:
 def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOWS) -> Likeness:
     """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> Likeness of the N pairs.
 
-    Symmetric in i and j, but for `map`. One picture's windows are held at a time; give pairs in any order.
+    Symmetric in i and j, but for `map`. Some pictures' windows are held at a time; give pairs in any order.
     """
     greys = _grey(thumbnails)
-    wholes = np.concatenate([_signatures(grey[None], [_whole()])[0] for grey in greys]) if len(greys) else _nothing()
+    wholes = _nothing()
+    if len(greys):
+        blocks = (greys[start : start + _PICTURES_PER_BLOCK] for start in range(0, len(greys), _PICTURES_PER_BLOCK))
+        wholes = np.concatenate([_signatures(block, [_whole()])[:, 0] for block in blocks])
     mirrored = _mirror(wholes)
     ends = np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)])
     others = np.concatenate([np.asarray(j, np.intp), np.asarray(i, np.intp)])
@@ -90,14 +94,16 @@ def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOW
     window = np.zeros((2, 2 * n), np.intp)
     whole = np.full((2, 2 * n), -np.inf, np.float32)
     order = np.argsort(ends, kind="stable")
-    changes = np.flatnonzero(np.diff(ends[order])) + 1
-    for rows in np.split(order, changes) if n else []:
-        parts = _signatures(greys[ends[rows[0]]][None], _geometry(windows)[0])[0]
-        for flip, signatures in enumerate((wholes, mirrored)):
-            scores = parts @ signatures[others[rows]].T / np.float32(_UNIT**2)
-            window[flip, rows] = scores.argmax(0)
-            best[flip, rows] = scores.max(0)
-            whole[flip, rows] = scores[0]
+    groups = np.split(order, np.flatnonzero(np.diff(ends[order])) + 1) if n else []
+    for start in range(0, len(groups), _PICTURES_PER_BLOCK):
+        block = groups[start : start + _PICTURES_PER_BLOCK]
+        signed = _signatures(greys[[ends[rows[0]] for rows in block]], _geometry(windows)[0])
+        for rows, parts in zip(block, signed, strict=True):
+            for flip, signatures in enumerate((wholes, mirrored)):
+                scores = parts @ signatures[others[rows]].T / np.float32(_UNIT**2)
+                window[flip, rows] = scores.argmax(0)
+                best[flip, rows] = scores.max(0)
+                whole[flip, rows] = scores[0]
     found = best.reshape(4, n)  # i's window, j's window; the same two, mirrored
     choice = found.argmax(0)
     columns = np.arange(n)

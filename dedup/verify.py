@@ -165,9 +165,10 @@ def settle(
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
-    rms, worst = residual(thumbnails, i, j)
     found = _without_windows(thumbnails, i, j)
-    same = (found.whole >= SAME_LIKENESS) & (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST) & telling
+    same = (found.whole >= SAME_LIKENESS) & telling
+    rms, worst = residual(thumbnails, i[same], j[same])
+    same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
