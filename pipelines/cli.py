@@ -337,8 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a closed pipe can still be handled
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush finds no pipe
-        sys.exit(128 + signal.SIGPIPE)
+        os._exit(128 + signal.SIGPIPE)  # at once, as the signal would: nothing is left to say or to write
     except DedupError as error:
         print(f"dedup: {error}", file=sys.stderr)
         sys.exit(1)

@@ -241,7 +241,7 @@ STOPS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "within the search": lambda patch: patch.setattr(searching, "find_by_hash", _fail_after(searching.find_by_hash, 0)),
     "after the search": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 1)),
     "while pairs are judged": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 2)),
-    "before the manifest": lambda patch: patch.setattr(deciding, "group", _fail_after(deciding.group, 0)),
+    "before the manifest": lambda patch: patch.setattr(deciding, "decide_rows", _fail_after(deciding.decide_rows, 0)),
     "after the manifest": lambda patch: patch.setattr(Run, "finish", _fail_after(Run.finish, 3)),
 }
 
