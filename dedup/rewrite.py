@@ -152,13 +152,14 @@ class Rewriter:
         first = counter.number + 1
         images: dict[int, str] = {}
         for member in source.take(piece):
-            placed = counter.place(member.info)
-            if placed is not None and counter.number < first + member.place - piece.first:
-                reason = (
-                    f"once the samples before it are gone, its member {member.info.name} would join another "
-                    f"sample of key {placed[0]}: rename one of the two"
-                )
-                raise ShardError(piece.shard.url, reason)
+            if member.placed is not None:
+                counter.count(*member.placed)
+                if counter.number < first + member.place - piece.first:
+                    reason = (
+                        f"once the samples before it are gone, its member {member.info.name} would join another "
+                        f"sample of key {member.placed[0]}: rename one of the two"
+                    )
+                    raise ShardError(piece.shard.url, reason)
             tar.add(member.info, member.content)
             if isinstance(member.content, _Image):
                 images[member.place] = member.content.sha256
@@ -184,9 +185,11 @@ class Rewriter:
 
 @dataclass(frozen=True)
 class _StayingMember:
-    """A member to write; `place` is the number of its sample among those that stay in its shard."""
+    """A member to write; `place` is the number of its sample among those that stay in its shard, `placed` its key and
+    extension, None where it belongs to no sample."""
 
     place: int
+    placed: tuple[str, str] | None
     info: tarfile.TarInfo
     content: Readable | None
 
@@ -251,17 +254,18 @@ class _StayingSamples:
                         content = _Image if info.size <= MAX_MEMBER_BYTES else _Content
                 else:
                     continue
-                yield _StayingMember(place, _normalised(info, url), content(stream, info, url))
+                yield _StayingMember(place, placed, _normalised(info, url), content(stream, info, url))
             yield from self._pooled(counter.number, key, places)
         if counter.number + 1 < len(self._stays):
             raise self._changed(f"it holds {counter.number + 1} samples, the manifest {len(self._stays)}")
 
     def _pooled(self, number: int, key: str | None, places: list[int]) -> Iterator[_StayingMember]:
         """The member that is added after the sample's own where captions are pooled at it."""
-        if number < 0 or not self._stays[number] or (captions := self._captions[number]) is None:
+        if number < 0 or key is None or not self._stays[number] or (captions := self._captions[number]) is None:
             return
         content = json.dumps(captions, ensure_ascii=False).encode()
-        yield _StayingMember(places[number], header(f"{key}.{_CAPTIONS}", len(content)), io.BytesIO(content))
+        info = header(f"{key}.{_CAPTIONS}", len(content))
+        yield _StayingMember(places[number], (key, _CAPTIONS), info, io.BytesIO(content))
 
     def _refuse_second_captions(self, number: int, info: tarfile.TarInfo, extension: str) -> None:
         if extension == _CAPTIONS and self._captions[number] is not None:

@@ -93,15 +93,18 @@ class SampleCounter:
 
     def place(self, info: tarfile.TarInfo) -> tuple[str, str] | None:
         """Key and lower-case extension of the next member; None where it belongs to no sample."""
-        key, extension = _split(info)
-        if key is None:
-            return None
+        placed = split_name(info)
+        if placed is not None:
+            self.count(*placed)
+        return placed
+
+    def count(self, key: str, extension: str) -> None:
+        """The next member by its key and extension."""
         if key != self._key or extension in self._extensions:
             self.number += 1
             self._key = key
             self._extensions.clear()
         self._extensions.add(extension)
-        return key, extension
 
 
 class UniqueKeys:
@@ -189,13 +192,13 @@ def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:
         yield current.sample(names)
 
 
-def _split(info: tarfile.TarInfo) -> tuple[str | None, str]:
-    """(key, lower-case extension) by webdataset's rules; the key is None for what webdataset passes over."""
+def split_name(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """(key, lower-case extension) by webdataset's rules; None for what webdataset passes over."""
     name = info.name
     if not info.isreg() or _META.match(name) or (name.startswith("__") and name.endswith("__") and "/" not in name):
-        return None, ""
+        return None
     key, extension = base_plus_ext(name)
-    return key, (extension or "").lower()
+    return None if key is None else (key, (extension or "").lower())
 
 
 def _content(stream: HashedStream, info: tarfile.TarInfo, url: str) -> bytes | None:

@@ -173,10 +173,7 @@ def _write_outputs(outputs: list[Output], run: RunFolder, folder: RunFolder, set
 
 
 def _manifest(run: RunFolder, shard: Shard) -> pa.Table:
-    table = run.read_table(manifest_name(shard.shard_id))
-    if "captions" not in table.column_names:  # a run of an earlier version
-        table = table.append_column("captions", pa.nulls(table.num_rows, pa.list_(pa.string())))
-    return table.select(MANIFEST_COLUMNS)
+    return run.read_table(manifest_name(shard.shard_id), MANIFEST_COLUMNS)
 
 
 def _write_side_table(output: Output, run: RunFolder, folder: RunFolder, settings: CleanSettings) -> None:
