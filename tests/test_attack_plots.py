@@ -80,14 +80,15 @@ def test_published_ratios_are_labelled_as_another_protocol(content: dict[str, An
 def test_a_contact_sheet_shows_triples_and_says_how_many(share: float) -> None:
     images = noise(12, seed=0)
     reference = Reference(images, np.arange(12), group_table(["single"] * 12, [1] * 12))
-    made = near_to(images, 0.02, 1) if share else noise(12, seed=9)
+    made = near_to(np.concatenate([images, images[:1]]), 0.02, 1) if share else noise(12, seed=9)
     matches = match(made, reference, MatchSettings())
     extracted = extract(matches, "gap", MatchSettings())
     figure = plots.contact_sheet(made, reference, matches, extracted)
     shown = sum(len(axes.get_images()) for axes in figure.axes)
     assert shown == (3 * 4 * 3 if share else 3 * 4)
     title = figure.get_suptitle()
-    assert title == ("12 of 12 generations extracted" if share else "nothing extracted")
+    said = "13 of 13 generations extracted, of 12 images; the best of each"
+    assert title == (said if share else "nothing extracted")
     with pytest.raises(ConfigError, match="at least one generation"):
         plots.contact_sheet(made[:0], reference, matches.slice(0, 0), extracted[:0])
 

@@ -184,7 +184,8 @@ def contact_sheet(
     extracted: npt.NDArray[np.bool_],
     rows: int = 4,
 ) -> Figure:
-    """Generation, nearest and second-nearest image: of the extracted ones the best, the median and the worst by gap.
+    """Generation, nearest and second-nearest image: of the extracted ones the best, the median and the worst by gap,
+    where the best of each group stands for it.
 
     `rows` of each. Where nothing was extracted the generations nearest to that are shown, and it is said. Raises
     ConfigError for no generations.
@@ -194,6 +195,8 @@ def contact_sheet(
     gap = matches["gap"].to_numpy()
     chosen = np.flatnonzero(extracted) if extracted.any() else np.arange(len(gap))
     chosen = chosen[np.argsort(gap[chosen], kind="stable")]
+    _, best = np.unique(matches["group"].to_numpy()[chosen], return_index=True)
+    chosen = chosen[np.sort(best)]
     middle = max((len(chosen) - rows) // 2, 0)
     parts = {"best": chosen[:rows], "median": chosen[middle : middle + rows], "worst": chosen[-rows:]}
     if not extracted.any():
@@ -217,7 +220,9 @@ def contact_sheet(
             grid[row, 3 * part + 1].text(
                 0.5, -0.04, note, transform=grid[row, 3 * part + 1].transAxes, fontsize=7, ha="center", va="top"
             )
-    said = f"{int(extracted.sum())} of {len(gap)} generations extracted" if extracted.any() else "nothing extracted"
+    said = "nothing extracted"
+    if extracted.any():
+        said = f"{int(extracted.sum())} of {len(gap)} generations extracted, of {len(chosen)} images; the best of each"
     figure.suptitle(said, fontsize=10)
     return figure
 
