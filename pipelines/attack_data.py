@@ -133,7 +133,7 @@ def prepare_seed(
     cluster: ClusterSettings,
 ) -> None:
     """Draws a seed's set, writes its shards, cleans them by a run of their own, and writes samples/seed-<n>.parquet."""
-    samples = draw(pool, settings.plan, seed)
+    samples = draw(pool, settings.plan, seed, settings.view.side)
     shards, run = folder.path(f"sets/seed-{seed}/shards"), folder.path(f"sets/seed-{seed}/run")
     for number, members in enumerate(shard_members(samples, _SHARDS, seed)):
         write_shard(f"{shards}/{number:05d}.tar", members)

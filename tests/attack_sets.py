@@ -22,7 +22,7 @@ def pool_of(count: int) -> Pool:
 def seed_set(seed: int = 0, keep: Callable[[PlantedSample], bool] | None = None) -> SeedSet:
     """The set of PLAN; `keep` says which samples cleaning kept, by default the first of each group."""
     pool = pool_of(PLAN.needed)
-    samples = draw(pool, PLAN, seed)
+    samples = draw(pool, PLAN, seed, VIEW.side)
     keep = keep or (lambda sample: sample.picture.key.endswith("-0000"))
     kept = {sample.picture.key for sample in samples if in_training_set(sample) and keep(sample)}
     outlier = dict.fromkeys((p.key for p in pool.pictures), 0.5)

@@ -23,6 +23,7 @@ from dedup.attack.sets import (
     shard_members,
 )
 from dedup.errors import ConfigError
+from dedup.images import decode
 from dedup.transforms import TRANSFORMS
 from tests.attack_sets import PLAN, VIEW, pool_of, rows_of, seed_set
 
@@ -70,7 +71,7 @@ def test_a_proposed_plan_fits_and_is_no_larger(
 
 
 def test_every_picture_has_one_part_and_canaries_their_copies() -> None:
-    samples = draw(pool_of(PLAN.needed), PLAN, seed=0)
+    samples = draw(pool_of(PLAN.needed), PLAN, seed=0, side=VIEW.side)
     sources = Counter(sample.source for sample in samples)
     by_group = Counter(sample.group for sample in samples)
     for sample in samples:
@@ -83,7 +84,7 @@ def test_every_picture_has_one_part_and_canaries_their_copies() -> None:
 
 def test_exact_copies_are_the_same_bytes_and_near_ones_are_not() -> None:
     groups: dict[int, list[bytes]] = {}
-    for sample in draw(pool_of(PLAN.needed), PLAN, seed=0):
+    for sample in draw(pool_of(PLAN.needed), PLAN, seed=0, side=VIEW.side):
         assert (sample.transform != "exact") == (sample.near and not sample.picture.key.endswith("-0000"))
         if sample.copies == 3:
             groups.setdefault(sample.group, []).append(sample.picture.image.data)
@@ -91,15 +92,26 @@ def test_exact_copies_are_the_same_bytes_and_near_ones_are_not() -> None:
     assert set(NEAR_TRANSFORMS) <= set(TRANSFORMS)
 
 
+def test_no_near_copy_is_smaller_than_what_models_see() -> None:
+    plan = PlanSettings(levels=(1, 32), exact=1, near=4, singles=0)
+    pool = pool_of(plan.needed)
+    side = min(min(decode(picture.image.data, min_side=0).rgb.size) for picture in pool.pictures) - 2
+    samples = draw(pool, plan, 0, side)
+    assert all(min(decode(sample.picture.image.data, min_side=0).rgb.size) >= side for sample in samples)
+    assert {sample.transform for sample in samples} >= {"recompress", "mirror", "border", "grey"}
+    with pytest.raises(ConfigError, match="no near copy of a picture of"):
+        draw(pool, plan, 0, 1000)
+
+
 def test_each_seed_draws_anew_and_the_same_seed_the_same() -> None:
     pool = pool_of(PLAN.needed)
-    assert draw(pool, PLAN, 1) == draw(pool, PLAN, 1)
-    parts = [{s.source: s.kind for s in draw(pool, PLAN, seed)} for seed in (0, 1)]
+    assert draw(pool, PLAN, 1, VIEW.side) == draw(pool, PLAN, 1, VIEW.side)
+    parts = [{s.source: s.kind for s in draw(pool, PLAN, seed, VIEW.side)} for seed in (0, 1)]
     assert parts[0] != parts[1]
 
 
 def test_shards_hold_the_set_before_cleaning_alone() -> None:
-    samples = draw(pool_of(PLAN.needed), PLAN, seed=0)
+    samples = draw(pool_of(PLAN.needed), PLAN, seed=0, side=VIEW.side)
     shards = list(shard_members(samples, 3, seed=0))
     names = [name for members in shards for name, _ in members]
     expected = {sample.picture.key for sample in samples if sample.kind in ("single", "canary")}
@@ -158,7 +170,7 @@ def test_labels_number_the_captions(captions: str) -> None:
 
 
 def test_samples_are_stored_as_models_see_them() -> None:
-    samples = draw(pool_of(PLAN.needed), PLAN, seed=0)
+    samples = draw(pool_of(PLAN.needed), PLAN, seed=0, side=VIEW.side)
     table = samples_table(samples, set(), {f"p{n}": float(n) for n in range(PLAN.needed)}, VIEW)
     assert table.schema.equals(SAMPLES_SCHEMA)
     assert {len(image) for image in table["image"].to_pylist()} == {64}

@@ -20,7 +20,7 @@ from dedup.attack.pool import Picture, Pool, ViewSettings, as_floats, view
 from dedup.attack.reference import GROUPS_SCHEMA, Reference
 from dedup.errors import ConfigError
 from dedup.images import decode
-from dedup.transforms import TRANSFORMS
+from dedup.transforms import TRANSFORMS, Encoded
 
 NEAR_TRANSFORMS = ("recompress", "crop_90", "mirror", "shrink", "border", "grey")
 
@@ -132,11 +132,11 @@ class PlantedSample:
     transform: str = "exact"
 
 
-def draw(pool: Pool, plan: PlanSettings, seed: int) -> list[PlantedSample]:
+def draw(pool: Pool, plan: PlanSettings, seed: int, side: int) -> list[PlantedSample]:
     """The samples of one seed: singles and canaries with all copies (the set before cleaning), held-out ones, refill.
 
-    The pool must be large enough (`check`). A near canary of k copies is its original and k - 1 copies by
-    NEAR_TRANSFORMS in turn.
+    The pool must be large enough (`check`), its pictures of at least `side` pixels. A near canary of k copies is its
+    original and k - 1 copies by NEAR_TRANSFORMS in turn, of at least `side` pixels, too.
     """
     rng = np.random.default_rng((seed, 0))
     pictures = iter([pool.pictures[index] for index in rng.permutation(len(pool))])
@@ -149,14 +149,24 @@ def draw(pool: Pool, plan: PlanSettings, seed: int) -> list[PlantedSample]:
         picture = next(pictures)
         for copy in range(max(1, copies)):
             key = f"{group:06d}-{copy:04d}"
-            transform = NEAR_TRANSFORMS[(group + copy) % len(NEAR_TRANSFORMS)] if near and copy else "exact"
-            image = picture.image
-            if transform != "exact":
-                original = decode(picture.image.data, min_side=0).rgb
-                image = TRANSFORMS[transform](original, np.random.default_rng((seed, 1, group, copy)))
+            transform, image = "exact", picture.image
+            if near and copy:
+                turn = (group + copy) % len(NEAR_TRANSFORMS)
+                transforms = (*NEAR_TRANSFORMS[turn:], *NEAR_TRANSFORMS[:turn])
+                transform, image = _near_copy(image, transforms, np.random.default_rng((seed, 1, group, copy)), side)
             planted = Picture(key, image, picture.caption)
             samples.append(PlantedSample(planted, picture.key, group, kind, copies, near, transform))
     return samples
+
+
+def _near_copy(image: Encoded, transforms: Sequence[str], rng: np.random.Generator, side: int) -> tuple[str, Encoded]:
+    """The first of these transforms that leaves `side` pixels, and what it makes of the picture."""
+    original = decode(image.data, min_side=0).rgb
+    for transform in transforms:
+        copy = TRANSFORMS[transform](original, rng)
+        if min(decode(copy.data, min_side=0).rgb.size) >= side:
+            return transform, copy
+    raise ConfigError(f"no near copy of a picture of {original.width}x{original.height} has {side} pixels a side")
 
 
 def in_training_set(sample: PlantedSample) -> bool:
