@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +23,12 @@ from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.records import Shard
 from dedup.shards import IMAGE_EXTENSIONS, MAX_MEMBER_BYTES, SampleCounter, open_to_read
 from dedup.tar_stream import ForwardStream, headers
-from dedup.tar_writer import Readable, TarWriter, header
+from dedup.tar_writer import TarWriter, header
 
 # The columns of a manifest that cleaning needs.
 MANIFEST_COLUMNS = ("sample_id", "status", "sha256", "captions")
 
+_WRITE_BYTES = 1 << 16  # what is gathered of small members before it is written
 _CAPTIONS = "captions.json"  # extension of the member that is added where captions are pooled
 
 
@@ -79,15 +79,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard that was written: `size` in bytes, and the CRC-32 of the whole file in 8 hex digits.
-
-    A stronger checksum would take as long as the copying; those of the images are in the manifest.
-    """
+    """A shard that was written: `size` in bytes. The checksums of its images are in the manifest."""
 
     name: str
     samples: int
     size: int
-    crc32: str
 
 
 def plan(shards: Sequence[Shard], staying: Sequence[int], settings: CleanSettings) -> list[Output]:
@@ -141,10 +137,10 @@ class Rewriter:
         ManifestError where the manifest is not the one that the plan was made from.
         """
         counter = SampleCounter()
-        with path.open("wb") as file, TarWriter(file) as tar:
+        with path.open("wb", _WRITE_BYTES) as file, TarWriter(file) as tar:
             for piece in output.pieces:
                 self._write_piece(piece, tar, counter)
-        return Written(output.name, counter.number + 1, tar.size, f"{tar.crc32:08x}")
+        return Written(output.name, counter.number + 1, tar.size)
 
     def _write_piece(self, piece: Piece, tar: TarWriter, counter: SampleCounter) -> None:
         """`counter` tells which sample of the written shard a reader will take each member for."""
@@ -191,7 +187,7 @@ class _StayingMember:
     place: int
     placed: tuple[str, str] | None
     info: tarfile.TarInfo
-    content: Readable | None
+    content: Iterable[bytes | memoryview]
 
 
 class _StayingSamples:
@@ -254,7 +250,8 @@ class _StayingSamples:
                         content = _Image if info.size <= MAX_MEMBER_BYTES else _Content
                 else:
                     continue
-                yield _StayingMember(place, placed, _normalised(info, url), content(stream, info, url))
+                written = _normalised(info, url)
+                yield _StayingMember(place, placed, written, content(stream, written, url))
             yield from self._pooled(counter.number, key, places)
         if counter.number + 1 < len(self._stays):
             raise self._changed(f"it holds {counter.number + 1} samples, the manifest {len(self._stays)}")
@@ -265,7 +262,7 @@ class _StayingSamples:
             return
         content = json.dumps(captions, ensure_ascii=False).encode()
         info = header(f"{key}.{_CAPTIONS}", len(content))
-        yield _StayingMember(places[number], (key, _CAPTIONS), info, io.BytesIO(content))
+        yield _StayingMember(places[number], (key, _CAPTIONS), info, [content])
 
     def _refuse_second_captions(self, number: int, info: tarfile.TarInfo, extension: str) -> None:
         if extension == _CAPTIONS and self._captions[number] is not None:
@@ -280,22 +277,24 @@ class _StayingSamples:
 
 
 class _Content:
-    """A member's bytes as they lie in the shard."""
+    """A member's bytes as they lie in the shard, in pieces."""
 
     def __init__(self, stream: ForwardStream, info: tarfile.TarInfo, url: str) -> None:
         self._stream = stream
         self._info = info
         self._url = url
 
-    def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
-        if len(data) < size:
+    def __iter__(self) -> Iterator[memoryview]:
+        missing = self._info.size
+        for piece in self._stream.pieces(missing):
+            missing -= len(piece)
+            yield piece
+        if missing:
             raise ShardError(self._url, f"truncated: ends inside its member {self._info.name}")
-        return data
 
 
 class _Image(_Content):
-    """The image of a sample, hashed as it is read."""
+    """The image of a sample, hashed as it goes by."""
 
     def __init__(self, stream: ForwardStream, info: tarfile.TarInfo, url: str) -> None:
         super().__init__(stream, info, url)
@@ -305,10 +304,10 @@ class _Image(_Content):
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
-    def read(self, size: int, /) -> bytes:
-        data = super().read(size)
-        self._hash.update(data)
-        return data
+    def __iter__(self) -> Iterator[memoryview]:
+        for piece in super().__iter__():
+            self._hash.update(piece)
+            yield piece
 
 
 def _normalised(info: tarfile.TarInfo, url: str) -> tarfile.TarInfo:

@@ -6,7 +6,6 @@ A shard is read once, from front to back; that pass also takes the sha256 of the
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 import tempfile
@@ -169,7 +168,7 @@ def write_shard(url: str, members: Iterable[tuple[str, bytes]]) -> None:
 def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     with path.open("wb") as file, TarWriter(file) as tar:
         for name, content in members:
-            tar.add(header(name, len(content)), io.BytesIO(content))
+            tar.add(header(name, len(content)), [content])
 
 
 def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:
@@ -195,7 +194,7 @@ def _samples(stream: HashedStream, url: str) -> Iterator[Sample]:
 def split_name(info: tarfile.TarInfo) -> tuple[str, str] | None:
     """(key, lower-case extension) by webdataset's rules; None for what webdataset passes over."""
     name = info.name
-    if not info.isreg() or _META.match(name) or (name.startswith("__") and name.endswith("__") and "/" not in name):
+    if not info.isreg() or (name.startswith("__") and (_META.match(name) or (name.endswith("__") and "/" not in name))):
         return None
     key, extension = base_plus_ext(name)
     return None if key is None else (key, (extension or "").lower())

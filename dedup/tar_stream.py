@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, cast
 
 from dedup.errors import ShardError
 
-_CHUNK = 1 << 17  # bytes; larger ones leave the processor's cache between reading and hashing
+_CHUNK = 1 << 18  # bytes; larger ones leave the processor's cache between reading and hashing
+_USTAR = struct.Struct("100s 24x 12s 12x 8s c 100x 5s 83x 167s")  # name, size, checksum, type, magic, prefix
+_NO_PREFIX = bytes(167)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 
 
@@ -24,7 +28,8 @@ class ForwardStream:
     def __init__(self, file: IO[bytes], url: str) -> None:
         self._file = file
         self._url = url
-        self._buffer = memoryview(b"")
+        self._chunk = memoryview(bytearray(_CHUNK))  # kept: fresh memory costs as much as reading
+        self._buffer = self._chunk[:0]
         self.position = 0
 
     def tell(self) -> int:
@@ -34,14 +39,16 @@ class ForwardStream:
         """`size` bytes, fewer only at the end of the file."""
         if size < 0:
             raise ValueError(f"a length of {size} bytes")
-        parts: list[memoryview] = []
-        missing = size
-        while missing and self._filled():
-            parts.append(self._buffer[:missing])
-            self._buffer = self._buffer[missing:]
-            missing -= len(parts[-1])
-        self.position += size - missing
-        return b"".join(parts)
+        return b"".join(self.pieces(size))
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """What `read` would return, in pieces that are not copied: each holds until the next is asked for."""
+        while size and self._filled():
+            piece = self._buffer[:size]
+            self._buffer = self._buffer[len(piece) :]
+            self.position += len(piece)
+            size -= len(piece)
+            yield piece
 
     def peek(self, size: int) -> bytes:
         """What `read` would return, left in place."""
@@ -71,17 +78,17 @@ class ForwardStream:
     def _filled(self) -> bool:
         if not self._buffer:
             try:
-                chunk = self._file.read(_CHUNK)
+                length = self._file.readinto(self._chunk)  # type: ignore[attr-defined]
             except Exception as error:  # each filesystem has errors of its own
                 raise self._unreadable(error) from error
-            self._went_by(chunk)
-            self._buffer = memoryview(chunk)
+            self._buffer = self._chunk[:length]
+            self._went_by(self._buffer)
         return bool(self._buffer)
 
     def _unreadable(self, error: Exception) -> ShardError:
         return ShardError(self._url, f"cannot be read on from byte {self.position}: {why(error)}")
 
-    def _went_by(self, chunk: bytes) -> None:
+    def _went_by(self, chunk: memoryview) -> None:
         """Called with every byte of the file that is read, in order."""
 
 
@@ -102,7 +109,7 @@ class HashedStream(ForwardStream):
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
 
-    def _went_by(self, chunk: bytes) -> None:
+    def _went_by(self, chunk: memoryview) -> None:
         self._hash.update(chunk)
 
 
@@ -160,29 +167,36 @@ def _plain_file(block: bytes) -> tarfile.TarInfo | None:
 
     tarfile decodes every field of a header, which takes ten times as long, and half of the time of copying a shard.
     """
-    name, _, padding = block[:100].partition(b"\0")
-    size, kind, checksum = block[124:136], block[156:157], block[148:156].rstrip(b"\0 ")
+    if len(block) < tarfile.BLOCKSIZE:
+        return None
+    name, size, checksum, kind, magic, prefix = _USTAR.unpack(block)
+    name, digits = name.rstrip(b"\0"), checksum.rstrip(b"\0 ")
     if (
-        len(block) < tarfile.BLOCKSIZE
-        or block[257:262] != b"ustar"
+        magic != b"ustar"
         or kind != tarfile.REGTYPE
-        or any(block[345:])  # a prefix of the name, or what GNU tar puts there
-        or padding.strip(b"\0")
+        or prefix != _NO_PREFIX  # of the name, or what GNU tar puts there
+        or b"\0" in name
         or not name.isascii()
         or not size[:11].isdigit()
         or size[11:] not in (b"\0", b" ")
-        or not checksum.isdigit()
+        or not digits.isdigit()
     ):
         return None
     try:
         # The checksum counts its own eight bytes as spaces.
-        if int(checksum, 8) != sum(block) - sum(block[148:156]) + 8 * 32:
+        if int(digits, 8) != _sum(block) - sum(checksum) + 8 * 32:
             return None
         info = tarfile.TarInfo(name.decode())
         info.size = int(size[:11], 8)
     except ValueError:  # digits that are not octal
         return None
     return info
+
+
+def _sum(block: bytes) -> int:
+    """The sum of the bytes of a header block, six times as fast as `sum`: the lower half of Adler-32 is 1 + the sum,
+    modulo 65521, which 256 bytes stay below."""
+    return sum((zlib.adler32(half) & 0xFFFF) - 1 for half in (block[:256], block[256:]))
 
 
 def _why_no_header(start: int, block: bytes, end_seen: bool, error: Exception) -> str:

@@ -22,13 +22,15 @@ from dedup.manifest import manifest_name
 from dedup.records import Shard
 from dedup.rewrite import MANIFEST_COLUMNS, CleanSettings, Output, Rewriter, Written, plan
 from dedup.run_folder import RunFolder, fingerprint
-from pipelines.client import ClusterSettings, connect
+from pipelines.client import ClusterSettings, connect, slots
 from pipelines.progress import Progress
 from pipelines.run_state import Run
 
 CLEAN_FILE = "clean.json"
 FORMAT = 1  # of clean.json
 _SECONDS_BETWEEN_SAVES = 10.0
+_TASK_BYTES = 64_000_000  # of input: smaller shards are written together
+_TASKS_PER_SLOT = 4  # at least, where there are so many shards, so that no worker waits long for the last one
 
 
 def clean(run_url: str, out: str, settings: CleanSettings, cluster: ClusterSettings) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def clean(run_url: str, out: str, settings: CleanSettings, cluster: ClusterSetti
     refuse_changed(run.shards)
     document = _open(folder, run, settings)
     written = _still_there(folder, document)
+    document["shards_of_earlier_calls"] = len(written)
     missing = [output for output in outputs if output.name not in written]
     try:
         if missing:
@@ -64,10 +67,14 @@ def clean(run_url: str, out: str, settings: CleanSettings, cluster: ClusterSetti
 def text(document: dict[str, Any], out: str) -> str:
     """What was written, for a terminal."""
     counts = document["counts"]
+    earlier = document["shards_of_earlier_calls"]
+    checked = "checked against the manifest"
+    if earlier:
+        checked = f"{earlier:,} of them by earlier calls (now compared by size)"
     return "\n".join(
         [
             f"input    {counts['input']:>12,}",
-            f"written  {counts['written']:>12,}  in {len(document['shards']):,} shards, checked against the manifest",
+            f"written  {counts['written']:>12,}  in {len(document['shards']):,} shards, {checked}",
             f"left out {counts['removed']:>12,}  removed",
             f"         {counts['failed_left_out']:>12,}  failed",
             f"shards   {out}",
@@ -142,8 +149,7 @@ def _write_all(
     written: dict[str, Written],
 ) -> None:
     """Write `outputs`, add them to `written`, and save the document now and then."""
-    # Outputs that begin in one shard go together, so that no shard is read more than twice.
-    groups = [list(group) for _, group in itertools.groupby(outputs, lambda output: output.pieces[0].shard.shard_id)]
+    groups = _tasks(outputs, slots(client))
     task = functools.partial(_write_outputs, run=run.folder, folder=folder, settings=settings)
     saved = time.monotonic()
     with Progress("clean", sum(output.samples for output in outputs), "images") as progress:
@@ -160,8 +166,23 @@ def _write_all(
             client.cancel(futures, force=True)
 
 
+def _tasks(outputs: Sequence[Output], slots: int) -> list[list[Output]]:
+    """Outputs that one task writes. Those that begin in one shard go together, so that no shard is read more than
+    twice; and small ones, since each task costs some milliseconds."""
+    enough = min(_TASK_BYTES, sum(output.pieces[0].shard.size for output in outputs) // (_TASKS_PER_SLOT * slots))
+    tasks: list[list[Output]] = []
+    size = enough
+    for _, group in itertools.groupby(outputs, lambda output: output.pieces[0].shard.shard_id):
+        if size >= enough:
+            tasks.append([])
+            size = 0
+        tasks[-1] += group
+        size += tasks[-1][-1].pieces[0].shard.size
+    return tasks
+
+
 def _write_outputs(outputs: list[Output], run: RunFolder, folder: RunFolder, settings: CleanSettings) -> list[Written]:
-    """One task: outputs that begin in one shard."""
+    """One task: outputs that follow one another."""
     written = []
     with Rewriter(functools.partial(_manifest, run), settings) as rewriter:
         for output in outputs:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,7 +186,7 @@ class TestAgainstTheManifest:
         path = three(tmp_path / "in.tar")
         written = self.write(path, manifest_of(shard_of(path), [KEEP, KEEP, GO]), 2)
         data = (tmp_path / "out.tar").read_bytes()
-        assert written == Written("in", 2, len(data), f"{zlib.crc32(data):08x}")
+        assert written == Written("in", 2, len(data))
 
     def test_an_image_that_changed_is_found(self, tmp_path: Path) -> None:
         path = three(tmp_path / "in.tar")

@@ -9,6 +9,7 @@ import tarfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -459,10 +460,10 @@ def test_a_connection_that_breaks_is_an_error_that_names_the_shard(
     memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Breaking(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
+        def readinto(self, buffer: Any, /) -> int:
             if self.tell():
                 raise RuntimeError("connection\nreset")
-            return super().read(size)
+            return super().readinto(buffer)
 
     data = tar_bytes([(f"{number}.jpg", b"x" * 100_000) for number in range(5)])
     memory.pipe_file("/0.tar", data)
