@@ -51,7 +51,8 @@ class Edges:
     """Undirected edges between `n` classes, numbered 0 to n - 1 in keep order.
 
     `first` < `second`, both (E,) int64, sorted by (first, second), no edge twice; `method` (E,) indexes `EVIDENCE`,
-    `score` (E,) is float32.
+    `score` (E,) is float32. `apart` are pairs of classes, (smaller, larger), of which neither may stand for the other;
+    no edge joins them.
     """
 
     n: int
@@ -59,6 +60,7 @@ class Edges:
     second: Ints
     method: Ints
     score: npt.NDArray[np.float32]
+    apart: frozenset[tuple[int, int]] = frozenset()
 
 
 def star(edges: Edges) -> Ints:
@@ -81,12 +83,48 @@ def star(edges: Edges) -> Ints:
 def components(edges: Edges) -> Ints:
     """All classes that are connected, over any number of edges, have the first of them in keep order as keeper.
 
-    Returns (n,) int64: each class's keeper, itself where it is kept.
+    Where some of them are `apart`, a keeper takes only what it reaches without them, and the first of the rest in keep
+    order is the next keeper. Returns (n,) int64: each class's keeper, itself where it is kept.
     """
+    keeper = _connected(edges)
+    split = {int(keeper[one]) for one, other in edges.apart if keeper[one] == keeper[other]}
+    if split:
+        _split(keeper, edges, np.flatnonzero(np.isin(keeper, list(split))))
+    return keeper
+
+
+def _connected(edges: Edges) -> Ints:
+    """(n,) int64: the first class in keep order of each class's connected component."""
     graph = coo_array((np.ones(len(edges.first), dtype=bool), (edges.first, edges.second)), shape=(edges.n, edges.n))
     _, labels = connected_components(graph, directed=False)
     _, first_of, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.asarray(first_of[inverse], dtype=np.int64)
+
+
+def _split(keeper: Ints, edges: Edges, members: Ints) -> None:
+    """Give these classes, whole components that hold some which are apart, their keepers anew, in place."""
+    neighbors: dict[int, list[int]] = {member: [] for member in members.tolist()}
+    inside = np.isin(edges.first, members)
+    for first, second in zip(edges.first[inside].tolist(), edges.second[inside].tolist(), strict=True):
+        neighbors[first].append(second)
+        neighbors[second].append(first)
+    strangers: dict[int, set[int]] = {}
+    for one, other in edges.apart:
+        strangers.setdefault(one, set()).add(other)
+        strangers.setdefault(other, set()).add(one)
+    taken: set[int] = set()
+    for first in neighbors:  # in keep order
+        if first in taken:
+            continue
+        closed, new = taken | strangers.get(first, set()), [first]
+        closed.add(first)
+        while new:
+            member = new.pop()
+            keeper[member] = first
+            taken.add(member)
+            found = [neighbor for neighbor in neighbors[member] if neighbor not in closed]
+            closed.update(found)
+            new += found
 
 
 GROUPINGS: dict[str, Callable[[Edges], Ints]] = {"star": star, "components": components}
@@ -115,8 +153,8 @@ def group(
     `exact` and 1, else the edge between the two classes. A sample whose neighbours all went to other keepers has no
     cluster and cluster_size 1, but its component_size.
 
-    Under `components` a sample may hang on its keeper only through others. It then has that keeper, but null method
-    and score, for no edge is its evidence.
+    Under `components`, too, neither of two separated samples stands for the other: see there. A sample may hang on its
+    keeper only through others. It then has that keeper, but null method and score, for no edge is its evidence.
 
     Raises ConfigError on an unknown grouping, an override that names no sample, or one that separates byte-identical
     samples; ManifestError on an unknown method, or a sample without rank.
@@ -134,7 +172,7 @@ def group(
     unwanted = pc.is_in(ids, value_set=overrides.sample_ids("remove")).to_numpy(zero_copy_only=False)
     class_of, best_of = _classes(len(ids), a[exact], b[exact], order, unwanted)
     edges = _class_edges(len(best_of), class_of[a], class_of[b], method, score)
-    edges = _without_separated(edges, ids, class_of, overrides)
+    edges = _without_separated(edges, ids, class_of, overrides, over_chains=grouping == "components")
     keeper_class = GROUPINGS[grouping](edges)[class_of]
     keeper = best_of[keeper_class]
     keeper = np.where(unwanted[keeper], np.arange(len(ids)), keeper)  # there, all that are alike are to be removed
@@ -144,7 +182,7 @@ def group(
     sizes = np.bincount(keeper, minlength=len(ids))
     keepers = np.flatnonzero(sizes > 1)
     cluster = np.searchsorted(keepers, keeper)
-    component = components(edges)[class_of]
+    component = _connected(edges)[class_of]
     return pa.table(
         [
             ids,
@@ -221,8 +259,13 @@ def _class_edges(n: int, a: Ints, b: Ints, method: Ints, score: npt.NDArray[np.f
     return Edges(n, first[new], second[new], method[new], score[new])
 
 
-def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: Overrides) -> Edges:
-    """The edges but those that an override says are between different pictures; the log names an override of none."""
+def _without_separated(
+    edges: Edges, ids: pa.Array, class_of: Ints, overrides: Overrides, *, over_chains: bool
+) -> Edges:
+    """The edges but those that an override says are between different pictures, and these pairs as `apart`.
+
+    The log names an override of a pair that no edge joins, or (`over_chains`) no chain of them.
+    """
     rows = overrides.having("separate")
     if not rows:
         return edges
@@ -235,7 +278,11 @@ def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: O
             raise overrides.error(row, f"{row.sample_id!r} and {row.other!r} are identical files; you can keep both")
     separated = np.minimum(one, other) * edges.n + np.maximum(one, other)
     keys = edges.first * edges.n + edges.second
-    for row, found in zip(rows, np.isin(separated, keys), strict=True):
+    joined = np.isin(separated, keys)
+    if over_chains:
+        reached = _connected(edges)
+        joined = reached[one] == reached[other]
+    for row, found in zip(rows, joined, strict=True):
         if not found:
             logger.warning(
                 "%s",
@@ -246,7 +293,8 @@ def _without_separated(edges: Edges, ids: pa.Array, class_of: Ints, overrides: O
                 ),
             )
     counts = ~np.isin(keys, separated)
-    return Edges(edges.n, edges.first[counts], edges.second[counts], edges.method[counts], edges.score[counts])
+    apart = frozenset(zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True))
+    return Edges(edges.n, edges.first[counts], edges.second[counts], edges.method[counts], edges.score[counts], apart)
 
 
 def _evidence(edges: Edges, keeper: Ints, member: Ints) -> tuple[Ints, npt.NDArray[np.float32]]:

@@ -179,6 +179,21 @@ def test_separate_holds_for_copies_and_not_between_them() -> None:
         decided(pairs, DecideSettings(), Override(7, "b", "separate", "a"))
 
 
+def test_components_do_not_join_over_others_what_is_separated(caplog: pytest.LogCaptureFixture) -> None:
+    triangle: list[Pair] = [("a", "b", "hash", 0.9), ("a", "c", "hash", 0.9), ("b", "c", "hash", 0.9)]
+    apart, components = Override(1, "a", "separate", "b"), DecideSettings(grouping="components")
+    rows = decided([*triangle, ("b", "d", "hash", 0.9), ("c", "e", "hash", 0.9)], components, apart)
+    # What only b reaches is b's: d is no likeness of a.
+    assert {name: row["keeper"] for name, row in rows.items()} == {"a": None, "b": None, "c": "a", "d": "b", "e": "a"}
+    assert {row["component_size"] for row in rows.values()} == {5}
+
+    chain: list[Pair] = [("a", "c", "hash", 0.9), ("b", "c", "hash", 0.9)]
+    assert kept(decided(chain, components, apart)) == "ab"
+    assert not caplog.text
+    decided(chain, components, Override(1, "a", "separate", "f"), order="abcf")
+    assert "no accepted pair joins 'a' and 'f'" in caplog.text
+
+
 def test_samples_that_are_alone_can_be_named() -> None:
     rows = decided(
         [], DecideSettings(), Override(1, "a", "remove"), Override(2, "b", "keep"), Override(3, "c", "separate", "d")
@@ -251,12 +266,12 @@ class Case:
         ends = frozenset({self.first_of[one], self.first_of[other]})
         if len(ends) == 1:
             return "exact", 1.0
-        separated = (
-            {self.first_of[row.sample_id], self.first_of[row.other]}
-            for row in self.overrides
-            if row.action == "separate"
-        )
-        return None if ends in separated else self.edges.get(ends)
+        return None if self.separated(one, other) else self.edges.get(ends)
+
+    def separated(self, one: str, other: str) -> bool:
+        ends = {self.first_of[one], self.first_of[other]}
+        pairs = [(row.sample_id, row.other) for row in self.overrides if row.action == "separate"]
+        return any({self.first_of[a], self.first_of[b]} == ends for a, b in pairs)
 
 
 @st.composite
@@ -296,6 +311,7 @@ def test_what_goes_has_a_keeper_that_stays(case: Case, keep_up_to: int, grouping
             evidence = case.evidence(name, row["keeper"])
             assert (row["method"], row["score"]) == (evidence or (None, None))
             assert evidence is not None or grouping == "components"
+            assert not case.separated(name, row["keeper"])
 
 
 @hypothesis_settings(deadline=None)
