@@ -2,8 +2,9 @@
 
     wds.WebDataset(urls).select(dedup.keep("runs/mine"))
 
-The filter reads the manifest part of the shard that the loader is at, and holds those of the last few shards: its
-memory follows the shard, not the set. It is picklable and shares nothing, so each loader worker has its own.
+The filter reads the manifest part of the shard that the loader is at, and holds those that it read last, up to 256 MiB
+(some 1.8 million samples): its memory does not follow the set. So it goes before a shuffle over more samples than
+that. It is picklable and shares nothing, so each loader worker has its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 import shlex
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,30 +27,42 @@ import pyarrow as pa
 from dedup.errors import ManifestError
 from dedup.manifest import manifest_name
 from dedup.run_folder import RUN_FILE, RunFolder
+from dedup.shard_fates import ShardFates
 
-_PARTS_HELD = 16
-_COLUMNS = ("sample_id", "key", "status", "sha256")
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-_REPEATED = re.compile(r"(.+)#\d+")
+_BYTES_HELD = 256 << 20
+_COLUMNS = ("key", "status", "sha256")
+_AS_HUGGING_FACE_DOWNLOADS = re.compile(r"(.*/)?downloads/[0-9a-f]{64}(\.[0-9a-f]{64})?")
 
 
 def keep(run: str | Path, *, drop_failed: bool = False, by_weight: bool = False, seed: int = 0, epoch: int = 0) -> Keep:
     """A predicate of loader samples that is true for what the run kept.
 
     `run` is the folder of a finished run, local or an fsspec URL. A sample is a mapping with `__key__` and `__url__`,
-    as webdataset and the webdataset loader of Hugging Face `datasets` give. Samples that could not be decoded
-    (`failed`) pass, unless `drop_failed`. With `by_weight`, of a run with weights, a sample passes with the probability
-    `weight`, decided by `seed`, `epoch` and its sample_id alone, so equally in every worker.
+    as webdataset and the webdataset loader of Hugging Face `datasets` give, not decoded yet. Samples that could not be
+    decoded (`failed`) pass, unless `drop_failed`. With `by_weight`, of a run with weights, a sample passes with the
+    probability `weight`, decided by `seed`, `epoch` and its sample_id alone, so equally in every worker; samples of one
+    key pass together, with the mean of their probabilities.
 
     Raises ManifestError where there is no finished run; the predicate raises it for a shard or a key that the run does
-    not know, for a shard with other images than the run saw, and for keys that occur several times with several fates.
+    not know, for a shard with other images than the run saw (it compares the first that comes of a shard, and every
+    64th), for images that are decoded already, for keys that occur several times with several fates, and where the run
+    was decided anew since the filter was made.
     """
     return Keep(run, drop_failed=drop_failed, by_weight=by_weight, seed=seed, epoch=epoch)
 
 
-def keep_ids(run: str | Path, sample_ids: Sequence[str], *, drop_failed: bool = False) -> npt.NDArray[np.bool_]:
-    """(N,) bool: which of `sample_ids` the run kept. Raises ManifestError as `keep` does."""
-    return Keep(run, drop_failed=drop_failed).mask(sample_ids)
+def keep_ids(
+    run: str | Path,
+    sample_ids: Sequence[str],
+    *,
+    drop_failed: bool = False,
+    by_weight: bool = False,
+    seed: int = 0,
+    epoch: int = 0,
+) -> npt.NDArray[np.bool_]:
+    """(N,) bool: which of `sample_ids` the run kept, by the options of `keep`. Raises ManifestError as `keep` does, and
+    for what is no string."""
+    return Keep(run, drop_failed=drop_failed, by_weight=by_weight, seed=seed, epoch=epoch).mask(sample_ids)
 
 
 class Keep:
@@ -61,19 +74,21 @@ class Keep:
         self._run = str(run)
         self._drop_failed, self._by_weight, self._seed, self._epoch = drop_failed, by_weight, seed, epoch
         # In the pickled state, so that Hugging Face's cache of filtered sets knows one decision from the next.
-        self._decision = self._read()["steps"]["decide"]
+        self._decision = _decision(self._read())
         self._forget()
 
     def _forget(self) -> None:
         self._shards: frozenset[str] | None = None
         self._root = ""
-        self._parts: OrderedDict[str, _Part] = OrderedDict()  # by shard_id
+        self._version = ""  # of run.json when it last had the decision of this filter
+        self._parts: OrderedDict[str, ShardFates] = OrderedDict()  # by shard_id
+        self._bytes_held = 0
         self._by_url: dict[str, str] = {}
         self._url: str | None = None
-        self._part: _Part | None = None
+        self._part: ShardFates | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        held = ("_shards", "_root", "_parts", "_by_url", "_url", "_part")
+        held = ("_shards", "_root", "_version", "_parts", "_bytes_held", "_by_url", "_url", "_part")
         return {name: value for name, value in self.__dict__.items() if name not in held}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -91,16 +106,19 @@ class Keep:
             ) from error
         if self._part is None or url != self._url:
             self._part, self._url = self._of_url(url), url
-        if self._part.unchecked:
-            self._part.check(key, sample)
-        passes: bool | None = self._part.passes.get(key)
-        return self._part.look_up(key) if passes is None else passes
+        part = self._part
+        if key in part.digests or part.unchecked:
+            part.check(key, sample)
+        passes: bool | None = part.passes.get(key)
+        return part.look_up(key) if passes is None else passes
 
     def mask(self, sample_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
         """(N,) bool: which of `sample_ids` pass. Reads the manifest parts of their shards, one after the other."""
         shards = self._known()
         by_shard: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for row, identity in enumerate(sample_ids):
+            if not isinstance(identity, str):
+                raise ManifestError(f"row {row} is {identity!r}, no sample id: give strings like <shard id>/<key>")
             owners = [prefix for prefix in _prefixes(identity) if prefix in shards]
             if not owners:
                 raise ManifestError(f"{identity}: the run in {self._run} has no shard of this sample")
@@ -130,14 +148,24 @@ class Keep:
 
     def _known(self) -> frozenset[str]:
         if self._shards is None:
-            document = self._read()
-            if document["steps"]["decide"] != self._decision:
-                raise ManifestError(f"{self._run} was decided anew since this filter was made; make the filter again")
+            document = self._same_decision()
             self._root = document["root"].rstrip("/")
             self._shards = frozenset(shard["shard_id"] for shard in document["shards"])
         return self._shards
 
-    def _of_url(self, url: str) -> _Part:
+    def _same_decision(self) -> dict[str, Any]:
+        """run.json, where it has the decision that this filter was made for."""
+        version = RunFolder(self._run).version(RUN_FILE)  # before it is read, so that no change goes unseen
+        document = RunFolder(self._run).read_json(RUN_FILE)
+        if document is None or _decision(document) != self._decision:
+            raise ManifestError(
+                f"{self._run} was decided anew since this filter was made, and one epoch cannot follow two decisions; "
+                "make the filter again, and begin the epoch again"
+            )
+        self._version = version
+        return document
+
+    def _of_url(self, url: str) -> ShardFates:
         if url not in self._by_url:
             self._by_url[url] = self._match(url)
         return self._of_shard(self._by_url[url])
@@ -157,6 +185,11 @@ class Keep:
                 f"{url} may be any of the shards {', '.join(sorted(found))} of the run in {self._run}: load the shards "
                 f"from where the run read them ({self._root}), or run again with another --root"
             )
+        if not found and _AS_HUGGING_FACE_DOWNLOADS.fullmatch(url):
+            raise ManifestError(
+                f"{url} is a copy that Hugging Face datasets made of a shard, under a name of its own, so that nothing "
+                "tells which shard it is: load with streaming=True, or download the shards and load the files"
+            )
         if not found:
             raise ManifestError(
                 f"{url} is no shard of the run in {self._run}: its {len(shards)} shards are {_some(shards)}; use the "
@@ -164,85 +197,66 @@ class Keep:
             )
         return found.pop()
 
-    def _of_shard(self, shard_id: str) -> _Part:
+    def _of_shard(self, shard_id: str) -> ShardFates:
         if shard_id not in self._parts:
-            self._parts[shard_id] = self._load(shard_id)
-            if len(self._parts) > _PARTS_HELD:
-                self._parts.popitem(last=False)
+            part = self._load(shard_id)
+            self._parts[shard_id] = part
+            self._bytes_held += part.nbytes
+            while self._bytes_held > _BYTES_HELD and len(self._parts) > 1:
+                _, oldest = self._parts.popitem(last=False)
+                self._bytes_held -= oldest.nbytes
         self._parts.move_to_end(shard_id)
         return self._parts[shard_id]
 
-    def _load(self, shard_id: str) -> _Part:
+    def _load(self, shard_id: str) -> ShardFates:
+        folder = RunFolder(self._run)
         columns = [*_COLUMNS, "weight"] if self._by_weight else list(_COLUMNS)
-        table = RunFolder(self._run).read_table(manifest_name(shard_id), columns)
-        return _Part(f"shard {shard_id} of the run in {self._run}", table, self._fates(table))
+        table = folder.read_table(manifest_name(shard_id), columns)
+        # A new decision changes run.json before the manifest, so what was read before this is of the old one.
+        if folder.version(RUN_FILE) != self._version:
+            self._same_decision()
+        return ShardFates(
+            f"shard {shard_id} of the run in {self._run}",
+            table,
+            self._chances(table),
+            lambda key: self._draw(f"{shard_id}/{key}"),
+            lambda: self._members(shard_id),
+        )
 
-    def _fates(self, table: pa.Table) -> list[bool]:
-        statuses = table["status"].to_pylist()
+    def _members(self, shard_id: str) -> dict[str, str | None]:
+        """The name of each image in the tar, by key; none where the manifest came without the descriptors."""
+        try:
+            table = RunFolder(self._run).read_table(f"descriptors/{shard_id}.parquet", ["key", "member"])
+        except ManifestError:
+            return {}
+        return dict(zip(table["key"].to_pylist(), table["member"].to_pylist(), strict=True))
+
+    def _chances(self, table: pa.Table) -> list[float]:
+        """(N,) the probability that each row passes."""
+        chance_of = {"kept": 1.0, "removed": 0.0, "failed": float(not self._drop_failed)}
+        chances = [chance_of[status] for status in table["status"].to_pylist()]
         if not self._by_weight:
-            return [status == "kept" or (status == "failed" and not self._drop_failed) for status in statuses]
-        fates = []
-        ids, weights = table["sample_id"].to_pylist(), table["weight"].to_pylist()
-        for identity, status, weight in zip(ids, statuses, weights, strict=True):
-            if status == "kept" and weight is None:
-                raise ManifestError(
-                    f"the run in {self._run} has no weights: `dedup decide {self._run} --weights inverse`"
-                )
-            fates.append(
-                self._draw(identity) < weight if status == "kept" else status == "failed" and not self._drop_failed
-            )
-        return fates
+            return chances
+        for row, (status, weight) in enumerate(
+            zip(table["status"].to_pylist(), table["weight"].to_pylist(), strict=True)
+        ):
+            if status == "kept":
+                if weight is None:
+                    raise ManifestError(
+                        f"the run in {self._run} has no weights: `dedup decide {self._run} --weights inverse`"
+                    )
+                chances[row] = weight
+        return chances
 
     def _draw(self, identity: str) -> float:
         digest = blake2b(f"{self._seed}/{self._epoch}/{identity}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
 
 
-class _Part:
-    """What the filter holds of one shard: `passes` by the key that a loader sees, `ids` by the key of the manifest."""
-
-    def __init__(self, name: str, table: pa.Table, fates: Sequence[bool]) -> None:
-        self._name = name
-        self.ids: dict[str, bool] = dict(zip(table["key"].to_pylist(), fates, strict=True))
-        self._sha256: dict[str, str | None] = dict(zip(self.ids, table["sha256"].to_pylist(), strict=True))
-        self.unchecked = True
-        self.passes = dict(self.ids)
-        self._doubtful: set[str] = set()
-        for key, fate in self.ids.items():
-            if (match := _REPEATED.fullmatch(key)) and match[1] in self.ids:
-                # A loader gives all samples of one key the same name; their digests cannot be told apart either.
-                self._sha256[match[1]] = None
-                if fate != self.ids[match[1]]:
-                    self._doubtful.add(match[1])
-        for key in self._doubtful:
-            del self.passes[key]
-
-    def look_up(self, key: str) -> bool:
-        """The fate of a key that is not found as it is."""
-        if key in self._doubtful:
-            raise ManifestError(
-                f"{self._name}: key {key!r} occurs several times, and not all of these samples are kept; a filter sees "
-                "keys only, so write cleaned shards instead: dedup clean"
-            )
-        printable = key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        if printable in self.passes:
-            return self.passes[printable]
-        raise ManifestError(
-            f"{self._name} has no key {key!r}: the loader reads other shards than the run did, or they were rewritten"
-        )
-
-    def check(self, key: str, sample: Mapping[str, Any]) -> None:
-        """Compare the first image that the loader reads of this shard with the one that the run saw."""
-        expected = self._sha256.get(key)
-        if expected is None:
-            return
-        self.unchecked, self._sha256 = False, {}
-        image = next((value for name, value in sample.items() if name.lower() in _IMAGES), None)
-        if isinstance(image, bytes) and sha256(image).hexdigest() != expected:
-            raise ManifestError(
-                f"{self._name}: the image of key {key!r} is another one than the run saw; the loader reads other "
-                "shards, or they changed since: run again"
-            )
+def _decision(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What tells one decision of a run from the next; None while it is made."""
+    facts: dict[str, Any] | None = document.get("steps", {}).get("decide")
+    return None if facts is None else {name: fact for name, fact in facts.items() if name != "wall_seconds"}
 
 
 def _paths(url: str) -> Iterator[str]:

@@ -79,11 +79,18 @@ def kept_rows(
     """The rows of a Hugging Face `Dataset` or `IterableDataset` that the run kept, of the same kind.
 
     `dataset` is what `load_dataset("webdataset", ...)` gives, one split of it: it has `__key__` and `__url__`. Only
-    images that pass are decoded. Raises ManifestError where it lacks these columns, and what `filters.keep` raises: of
-    a `Dataset` at once, of an `IterableDataset` when it is read.
+    images that pass are decoded. A `Dataset` must be made of files: those that the library downloads itself lose the
+    names of their shards. Raises ManifestError for a dictionary of splits, where the columns are missing, and what
+    `filters.keep` raises: of a `Dataset` at once, of an `IterableDataset` when it is read.
     """
-    from datasets import Image, IterableDataset  # here, because only those who have such a dataset need the library
+    # Here, because only those who have such a dataset need the library.
+    from datasets import DatasetDict, Image, IterableDataset, IterableDatasetDict
 
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        raise ManifestError(
+            f"a dataset of the splits {', '.join(map(str, dataset))}: filter one of them, as in "
+            "kept_rows(dataset[...], run), or load with split=..."
+        )
     keep = Keep(run, drop_failed=drop_failed, by_weight=by_weight, seed=seed, epoch=epoch)
     features = dataset.features
     if features is None or "__key__" not in features or "__url__" not in features:

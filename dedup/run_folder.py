@@ -91,6 +91,15 @@ class RunFolder:
         fs, root = self._fs
         return bool(fs.exists(f"{root}/{name}"))
 
+    def version(self, name: str) -> str:
+        """Changes where the file is replaced, as far as its filesystem tells; empty where there is none."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        try:
+            return repr(sorted((key, str(value)) for key, value in fs.info(f"{root}/{name}").items()))
+        except FileNotFoundError:
+            return ""
+
     def names(self, folder: str) -> list[str]:
         """Names of all finished Parquet files under `folder`, relative to the run folder, sorted."""
         fs, root = self._fs

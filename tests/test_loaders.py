@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
 ]
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
 
 
 @pytest.fixture
@@ -95,6 +103,33 @@ def test_a_hugging_face_dataset_without_its_keys_is_refused(run: Path, tmp_path:
     rows = hugging_face(tmp_path / "shards", tmp_path / "cache", streaming)
     with pytest.raises(ManifestError, match="needs the columns __key__ and __url__"):
         kept_rows(rows.remove_columns(["__url__"]), run)
+
+
+def test_splits_are_to_be_filtered_one_by_one(run: Path, tmp_path: Path, streaming: bool) -> None:
+    rows = hugging_face(tmp_path / "shards", tmp_path / "cache", streaming)
+    splits = (datasets.IterableDatasetDict if streaming else datasets.DatasetDict)({"train": rows, "test": rows})
+    with pytest.raises(ManifestError, match="a dataset of the splits train, test: filter one of them"):
+        kept_rows(splits, run)
+
+
+def test_shards_that_hugging_face_downloads_are_told_when_streamed_only(
+    run: Path, tmp_path: Path, streaming: bool
+) -> None:
+    handler = partial(QuietHandler, directory=tmp_path / "shards")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            files = [f"http://127.0.0.1:{server.server_port}/{name}.tar" for name in ("a/0", "b/0")]
+            rows = datasets.load_dataset(
+                "webdataset", data_files=files, split="train", streaming=streaming, cache_dir=str(tmp_path / "cache")
+            )
+            if streaming:
+                assert names(kept_rows(rows, run, drop_failed=True)) == ["a/k0", "b/k1"]
+            else:
+                with pytest.raises(ManifestError, match=r"a copy that Hugging Face datasets made.* streaming=True"):
+                    kept_rows(rows, run)
+        finally:
+            server.shutdown()
 
 
 def test_hugging_face_caches_one_decision_apart_from_the_next(run: Path, tmp_path: Path) -> None:

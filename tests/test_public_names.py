@@ -21,14 +21,15 @@ SIGNATURES = {
     "overrides: 'Overrides' = ...) -> 'pa.Table'",
     "keep": "(run: 'str | Path', *, drop_failed: 'bool' = ..., by_weight: 'bool' = ..., seed: 'int' = ..., "
     "epoch: 'int' = ...) -> 'Keep'",
-    "keep_ids": "(run: 'str | Path', sample_ids: 'Sequence[str]', *, drop_failed: 'bool' = ...) "
-    "-> 'npt.NDArray[np.bool_]'",
+    "keep_ids": "(run: 'str | Path', sample_ids: 'Sequence[str]', *, drop_failed: 'bool' = ..., "
+    "by_weight: 'bool' = ..., seed: 'int' = ..., epoch: 'int' = ...) -> 'npt.NDArray[np.bool_]'",
     "read_manifest": "(run: 'str', columns: 'Sequence[str] | None' = ...) -> 'pa.Table'",
 }
 
 
 def test_the_public_names_are_these() -> None:
     assert sorted(dedup.__all__) == sorted(SIGNATURES)
+    assert set(SIGNATURES) < set(dir(dedup))  # where tab completion looks
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
