@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
+import importlib.util
 import json
 import logging
 import os
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from dedup.errors import ConfigError, DedupError
 from dedup.listing import open_filesystem
 from dedup.run_folder import RunFolder
+from pipelines.listed_urls import (
+    RESERVED,
+    Carried,
+    UrlList,
+    carried_columns,
+    read_url_list,
+    remove_copy,
+    write_copy,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +36,6 @@ INFO_FILE = "download.info"  # JSON, but not by name: img2dataset takes every .j
 _URL_COLUMNS = ("url", "image_url")
 _CAPTION_COLUMNS = ("caption", "text", "txt")
 
-# Columns that img2dataset writes itself and refuses to take over.
-_RESERVED = frozenset({
-    "key", "caption", "url", "width", "height", "original_width", "original_height", "status", "error_message", "exif",
-    "md5", "sha256", "sha512",
-})  # fmt: skip
 # Options that need the images decoded. Where one is given, images are stored as img2dataset encodes them.
 _DECODING = frozenset({
     "image_size", "resize_mode", "resize_only_if_bigger", "upscale_interpolation", "downscale_interpolation",
@@ -54,31 +57,6 @@ _REASONS_TOLD = 5
 _LINES_TOLD = 15
 
 
-def _parquet_schema(file: IO[bytes]) -> pa.Schema:
-    return pq.read_schema(file)
-
-
-def _csv_schema(delimiter: str) -> Callable[[IO[bytes]], pa.Schema]:
-    return lambda file: pa.csv.open_csv(file, parse_options=pa.csv.ParseOptions(delimiter=delimiter)).schema
-
-
-def _json_schema(lines: bool) -> Callable[[IO[bytes]], pa.Schema]:
-    return lambda file: pa.Schema.from_pandas(
-        pd.read_json(file, lines=lines, nrows=1000 if lines else None), preserve_index=False
-    )
-
-
-# How the columns of each input format are found; an extension may be followed by .gz, parquet's may not.
-FORMATS: dict[str, Callable[[IO[bytes]], pa.Schema]] = {
-    "parquet": _parquet_schema,
-    "csv": _csv_schema(","),
-    "tsv": _csv_schema("\t"),
-    "json": _json_schema(lines=False),
-    "jsonl": _json_schema(lines=True),
-    "txt": lambda _: pa.schema([("url", pa.string())]),
-}
-
-
 @dataclass(frozen=True)
 class DownloadSettings:
     """Which columns of the list mean what."""
@@ -90,16 +68,6 @@ class DownloadSettings:
     """Column with the captions; by default the one named caption, text or txt, in any case, if there is one."""
 
 
-@dataclass(frozen=True)
-class UrlList:
-    """An input of img2dataset: a file or folder, its format, its columns, and what tells it from another."""
-
-    url: str
-    format: str
-    schema: pa.Schema
-    version: list[list[Any]]
-
-
 def download(urls: str, out: str, options: Sequence[str], settings: DownloadSettings) -> dict[str, Any]:
     """Download the list `urls` into shards in `out`, or go on with what was begun there; gives counts by outcome.
 
@@ -108,9 +76,14 @@ def download(urls: str, out: str, options: Sequence[str], settings: DownloadSett
     """
     url_list = read_url_list(urls)
     arguments = img2dataset_arguments(url_list, out, options, settings)
+    _, _, carried = _carried(url_list, settings)
+    _tell(carried)
     folder = RunFolder(out)
     _claim(folder, url_list, arguments)
-    _run_img2dataset(url_list.url, arguments)
+    try:
+        _run_img2dataset(write_copy(url_list, carried, folder) if carried.needs_copy else url_list.url, arguments)
+    finally:
+        remove_copy(folder)
     counts = _outcome(folder)
     if not counts["success"]:
         raise DedupError(f"none of {counts.total():,} URLs in {urls} gave an image: {_reasons(counts)}")
@@ -125,42 +98,16 @@ def text(counts: dict[str, int], out: str) -> str:
     return "\n".join([*lines, f"shards     {out}", f"next: dedup run {out}"])
 
 
-def read_url_list(urls: str) -> UrlList:
-    """What kind of list it is, by its name, and its columns. Raises ConfigError where it cannot be read."""
-    fs, path, local = open_filesystem(urls)
-    try:
-        files = sorted(fs.find(path)) if fs.isdir(path) else [path]
-        infos = [fs.info(file) for file in files]
-    except OSError as error:
-        raise ConfigError(f"{urls}: no such list of URLs ({type(error).__name__})") from error
-    formats = {name for file in files if (name := _format_of(file)) is not None}
-    if len(formats) != 1:
-        found = ", ".join(sorted(formats)) or "none of them"
-        raise ConfigError(f"{urls}: {found}; a list of URLs is one of {', '.join(FORMATS)}, by its extension")
-    [name] = formats
-    first = next(file for file in files if _format_of(file) == name)
-    try:
-        with fs.open(first, "rb", compression="gzip" if name.endswith(".gz") else None) as file:
-            schema = FORMATS[name.removesuffix(".gz")](cast(IO[bytes], file))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{first} cannot be read as {name}: {error}") from error
-    version = [[info["name"], info["size"], str(info.get("mtime") or info.get("ETag") or "")] for info in infos]
-    return UrlList(path if local else urls, name, schema, version)
-
-
 def img2dataset_arguments(
     url_list: UrlList, out: str, options: Sequence[str], settings: DownloadSettings
 ) -> dict[str, str]:
     """The options of img2dataset by name: the user's, and for the rest those that keep every byte and column."""
     given = _parsed(options)
-    columns = url_list.schema.names
-    url_column = _column(columns, settings.url_column, _URL_COLUMNS)
-    if url_column is None:
-        raise ConfigError(f"{url_list.url} has no column url, but {', '.join(columns)}: name it with --url-column")
-    caption = _column(columns, settings.caption_column, _CAPTION_COLUMNS)
+    _check_names(given)
+    url_column, caption, carried = _carried(url_list, settings)
     _, path, local = open_filesystem(out)
     arguments = {
-        "input_format": url_list.format,
+        "input_format": "parquet" if carried.needs_copy else url_list.format,
         "output_format": "webdataset",
         "output_folder": path if local else out,
         "url_col": url_column,
@@ -168,19 +115,11 @@ def img2dataset_arguments(
     }
     if caption is not None:
         arguments["caption_col"] = caption
-    if others := _additional_columns(url_list.schema, {url_column, caption}):
-        arguments["save_additional_columns"] = json.dumps(others, ensure_ascii=False)
+    if carried.names:
+        arguments["save_additional_columns"] = json.dumps(carried.names, ensure_ascii=False)
     if not _DECODING & set(given):
         arguments["disable_all_reencoding"] = "True"
     return arguments | given
-
-
-def _format_of(file: str) -> str | None:
-    stem = file.removesuffix(".gz")
-    name = stem.rpartition(".")[2]
-    if name not in FORMATS or (stem != file and name == "parquet"):
-        return None
-    return f"{name}.gz" if stem != file else name
 
 
 def _column(columns: Sequence[str], asked: str | None, usual: Sequence[str]) -> str | None:
@@ -191,18 +130,50 @@ def _column(columns: Sequence[str], asked: str | None, usual: Sequence[str]) -> 
     return next((column for name in usual for column in columns if column.lower() == name), None)
 
 
-def _additional_columns(schema: pa.Schema, used: set[str | None]) -> list[str]:
-    """Every other column that img2dataset takes: it writes them as JSON."""
-    others = []
-    for field in schema:
-        if field.name in used or field.name in _RESERVED:
-            continue
-        kind = field.type
-        if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) or pa.types.is_binary(kind):
-            logger.warning("column %s is left out: JSON has no %s", field.name, kind)
-        else:
-            others.append(field.name)
-    return others
+def _carried(url_list: UrlList, settings: DownloadSettings) -> tuple[str, str | None, Carried]:
+    """The columns with URL and caption, and what becomes of all others."""
+    columns = url_list.schema.names
+    url_column = _column(columns, settings.url_column, _URL_COLUMNS)
+    if url_column is None:
+        raise ConfigError(f"{url_list.url} has no column url, but {', '.join(columns)}: name it with --url-column")
+    caption = _column(columns, settings.caption_column, _CAPTION_COLUMNS)
+    return url_column, caption, carried_columns(url_list.schema, {url_column, caption})
+
+
+def _tell(carried: Carried) -> None:
+    if carried.renamed:
+        pairs = ", ".join(f"{old} as {name}" for name, old in carried.renamed.items())
+        logger.warning("img2dataset has columns of these names itself, so yours get others in the json: %s", pairs)
+    if carried.as_text:
+        logger.info("columns that JSON has no type for go into it as text: %s", ", ".join(carried.as_text))
+    written_anew = [name for name in carried.left_out if name in RESERVED]
+    if written_anew:
+        logger.info("columns of the earlier download are written anew: %s", ", ".join(written_anew))
+    if binary := [name for name in carried.left_out if name not in RESERVED]:
+        logger.warning("columns are left out, since JSON has no such type: %s", ", ".join(binary))
+
+
+def known_options() -> frozenset[str]:
+    """The names of img2dataset's options, from its source, since importing it takes seconds; none where it is not as
+    it was."""
+    spec = importlib.util.find_spec("img2dataset")
+    try:
+        [folder] = spec.submodule_search_locations or [] if spec else []
+        tree = ast.parse(Path(folder, "main.py").read_text(encoding="utf-8"))
+    except (ValueError, OSError, SyntaxError):
+        return frozenset()
+    found = [node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "download"]
+    return frozenset(arg.arg for args in found for arg in (*args.args, *args.kwonlyargs))
+
+
+def _check_names(given: Iterable[str]) -> None:
+    """img2dataset looks at the names of its options last, when all is downloaded."""
+    known = known_options()
+    for name in given:
+        if known and not {name, name.removeprefix("no")} & known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+            raise ConfigError(f"--{name} is no option of img2dataset; {hint}")
 
 
 def _parsed(options: Sequence[str]) -> dict[str, str]:

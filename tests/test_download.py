@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,12 +25,14 @@ import pytest
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError
 from dedup.manifest import read_manifest
+from dedup.run_folder import RunFolder
 from dedup.shards import ShardReader, list_shards
 from pipelines import cli
 from pipelines import download as downloading
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
-from pipelines.download import DownloadSettings, UrlList, download, img2dataset_arguments, read_url_list
+from pipelines.download import DownloadSettings, download, img2dataset_arguments, known_options
+from pipelines.listed_urls import UrlList, carried_columns, read_url_list, write_copy
 from pipelines.settings import RunSettings
 from tests.shard_makers import encode, jpeg, picture
 
@@ -113,7 +120,7 @@ def test_from_urls_to_the_urls_of_the_clean_set_and_back(
     shards, run, again = tmp_path / "shards", tmp_path / "run", tmp_path / "again"
     with caplog.at_level(logging.WARNING, logger="pipelines.download"), pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["download", str(tmp_path / "urls.parquet"), "--out", str(shards), "--", *QUICK])
-    assert "column seen is left out: JSON has no timestamp" in caplog.text
+    assert "yours get others in the json: sha256 as list_sha256" in caplog.text
 
     printed = capsys.readouterr().out
     assert re.search(r"^urls +8\ndownloaded +6\nfailed +2 ", printed)
@@ -130,6 +137,9 @@ def test_from_urls_to_the_urls_of_the_clean_set_and_back(
 
     kept = pq.read_table(run / "kept_urls.parquet")
     assert {"url", "caption", "NSFW", "similarity", "boxes", "sha256"} <= set(kept.column_names)
+    assert set(kept["list_sha256"].to_pylist()) == {"of another time"}
+    assert set(kept["seen"].to_pylist()) == {"1970-01-01 00:00:00.000"}
+    assert not (shards / "_list").exists()
     assert kept.schema.field("boxes").type == pa.list_(pa.list_(pa.int64()))
     rows = {row["url"].removeprefix(server): row for row in kept.to_pylist()}
     assert (rows["/2.jpg"]["caption"], rows["/2.jpg"]["similarity"]) == ("text of /2.jpg", 0.2)
@@ -177,6 +187,12 @@ class TestFolder:
         urls.write_text("url\nhttp://host/c\n")
         with pytest.raises(ConfigError, match="a download of other urls"):
             call()
+
+    @pytest.mark.usefixtures("statistics")
+    def test_a_mistyped_option_claims_no_folder(self, urls: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no option of img2dataset"):
+            download(str(urls), str(tmp_path / "out"), ("--timeuot=1",), DownloadSettings())
+        assert download(str(urls), str(tmp_path / "out"), ("--timeout=1",), DownloadSettings())["success"] == 1
 
     @pytest.mark.usefixtures("statistics")
     def test_a_folder_of_something_else_is_refused(self, urls: Path, tmp_path: Path) -> None:
@@ -229,12 +245,35 @@ def url_list(*columns: str) -> UrlList:
 
 class TestArguments:
     def test_all_columns_and_bytes_are_kept_by_default(self) -> None:
-        found = img2dataset_arguments(url_list("URL", "TEXT", "width", "NSFW"), "out", (), DownloadSettings())
+        found = img2dataset_arguments(url_list("URL", "TEXT", "NSFW"), "out", (), DownloadSettings())
         assert found["url_col"] == "URL"
         assert found["caption_col"] == "TEXT"
         assert json.loads(found["save_additional_columns"]) == ["NSFW"]
         assert found["disable_all_reencoding"] == "True"
-        assert found["output_format"] == "webdataset"
+        assert (found["input_format"], found["output_format"]) == ("parquet", "webdataset")
+
+    def test_columns_of_names_that_img2dataset_keeps_to_itself_get_others(self) -> None:
+        columns = ("url", "width", "status", "list_status")
+        found = img2dataset_arguments(
+            dataclasses.replace(url_list(*columns), format="csv"), "out", (), DownloadSettings()
+        )
+        assert json.loads(found["save_additional_columns"]) == ["list_width", "list_list_status", "list_status"]
+        assert found["input_format"] == "parquet"  # of the copy that has these names
+        of_a_download = ("url", "key", "status", "error_message", "sha256", "mine")
+        found = img2dataset_arguments(url_list(*of_a_download), "out", (), DownloadSettings())
+        assert json.loads(found["save_additional_columns"]) == ["mine"]
+
+    def test_every_option_of_img2dataset_is_known(self) -> None:
+        # In a process of its own: importing it warns, and asks the network for news.
+        code = "import inspect, img2dataset; print(*inspect.signature(img2dataset.download).parameters)"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert known_options() == set(done.stdout.split())
 
     def test_options_win_and_those_that_need_decoding_end_the_storing_as_served(self) -> None:
         options = ("--image-size", "512", "--resize_mode=keep_ratio", "--extract_exif", "--processes_count=3")
@@ -255,6 +294,8 @@ class TestArguments:
             ("ab", (), DownloadSettings(), "no column url, but a, b: name it with --url-column"),
             ("ab", (), DownloadSettings(url_column="c"), "no column c in the list of URLs: it has a, b"),
             (["url"], ("image_size=3",), DownloadSettings(), "image_size=3: options of img2dataset are --name=value"),
+            (["url"], ("--time_out=3",), DownloadSettings(), r"--time_out is no option .* did you mean --timeout\?"),
+            (["url"], ("--zzzzz",), DownloadSettings(), "--zzzzz is no option of img2dataset; it has bbox_col, "),
             (["url"], ("--output_folder=x",), DownloadSettings(), "use --out"),
             (["url"], ("--output_format=files",), DownloadSettings(), "dedup reads webdataset shards"),
         ],
@@ -283,6 +324,41 @@ class TestLists:
         found = read_url_list(str(path))
         assert found.format == name.partition(".")[2]
         assert found.schema.names == ["url", "caption", "width"]
+
+    @pytest.mark.parametrize("name", ["u.parquet", "u.csv", "u.tsv.gz", "u.json", "u.jsonl"])
+    def test_dates_and_decimals_become_text_in_a_copy(self, name: str, tmp_path: Path) -> None:
+        path = tmp_path / "lists" / name
+        path.parent.mkdir()
+        text = {"url": ["http://host/a", "http://host/b"], "date": ["2024-01-02 03:04:05", "2024-01-03 00:00:00"]}
+        frame = pd.DataFrame(text | {"status": [1, 2]})
+        writers = {
+            "parquet": lambda: pq.write_table(
+                pa.table(
+                    {
+                        **frame,
+                        "date": pd.to_datetime(frame["date"]),
+                        "price": [Decimal("1.10"), None],
+                        "raw": [b"", b""],
+                    }
+                ),
+                path,
+            ),
+            "csv": lambda: frame.to_csv(path, index=False),
+            "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+            "json": lambda: frame.to_json(path),
+            "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        }
+        writers[name.split(".")[1]]()
+        for url in (path, path.parent):  # a file, a folder of files
+            found = read_url_list(str(url))
+            carried = carried_columns(found.schema, {"url"})
+            assert carried.as_text == (["date", "price"] if name == "u.parquet" else ["date"])
+            assert carried.left_out == (["raw"] if name == "u.parquet" else [])
+            copy = pq.read_table(write_copy(found, carried, RunFolder(tmp_path / "out")))
+            assert [value[:19] for value in copy["date"].to_pylist()] == text["date"]
+            assert copy["list_status"].to_pylist() == copy["status"].to_pylist() == [1, 2]
+            if name == "u.parquet":
+                assert copy["price"].to_pylist() == ["1.10", None]
 
     def test_a_folder_of_files_is_a_list(self, tmp_path: Path) -> None:
         for number in range(2):
