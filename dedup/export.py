@@ -63,6 +63,8 @@ def export(run: str, form: str, out: str | None = None) -> str:
     if form not in EXPORTS:
         raise ConfigError(f"to={form}: known are {', '.join(EXPORTS)}")
     write, name = EXPORTS[form]
+    if out is not None and "://" in out:
+        raise ConfigError(f"out={out}: give a local file; to other places it can be copied")
     path = Path(out or name)
     if path.exists():
         raise ConfigError(f"{path} exists; choose another file with --out")

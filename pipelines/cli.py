@@ -140,6 +140,10 @@ def explain_sample(run: str, sample_id: str, *, show: str | None = None) -> None
     """
     if show is not None and not show.lower().endswith(".png"):
         raise ConfigError(f"show={show}: give a file that ends in .png")
+    if show is not None and Path(show).exists():
+        raise ConfigError(f"show={show}: exists; choose another file")
+    if show is not None and not Path(show).parent.is_dir():
+        raise ConfigError(f"show={show}: there is no folder {Path(show).parent}")
     story = explain.explain(run, sample_id)
     print(explain.text(story))
     if show is not None:

@@ -7,6 +7,7 @@ those at which they stand.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,15 @@ from PIL import Image
 from dedup.contact_sheet import Panel, pair_sheet
 from dedup.errors import ConfigError, ManifestError
 from dedup.images import decode
+from dedup.listing import refuse_changed
 from dedup.manifest import manifest_name, split_by_shard
-from dedup.overrides import Override, read_overrides
+from dedup.overrides import NO_OVERRIDES, Override, read_overrides
 from dedup.records import Shard
 from dedup.shards import read_range
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
+
+logger = logging.getLogger(__name__)
 
 _LISTED = 10  # members and accepted pairs that the text names
 _REJECTED = 5
@@ -85,7 +89,11 @@ def explain(run_url: str, sample_id: str) -> Story:
     if found is None:
         raise ConfigError(_unknown(run, sample_id))
     shard, row = found
-    overrides = read_overrides(run.folder, run.settings.decide.overrides)
+    try:
+        overrides = read_overrides(run.folder, run.settings.decide.overrides)
+    except ConfigError as error:  # the story is there without them
+        logger.warning("%s", error)
+        overrides = NO_OVERRIDES
     pairs = _pairs(run, {sample_id})
     copies = {pair["a"] for pair in pairs if pair["method"] == "exact" and pair["b"] == sample_id}
     evidence = _evidence(pairs, {sample_id}) + _evidence(_pairs(run, copies), copies, leave_out=sample_id)
@@ -242,7 +250,9 @@ def read_pictures(run: Run, sample_ids: Collection[str]) -> dict[str, Image.Imag
     """
     shards = {shard.shard_id: shard for shard in run.shards}
     pictures = {}
-    for shard_id, part in split_by_shard(pa.table({"sample_id": sorted(sample_ids)}), run.shards).items():
+    parts = split_by_shard(pa.table({"sample_id": sorted(sample_ids)}), run.shards)
+    refuse_changed([shards[shard_id] for shard_id in parts])
+    for shard_id, part in parts.items():
         for name, stored in _stored(run, shards[shard_id], part["sample_id"].to_pylist()).items():
             data = read_range(shards[shard_id].url, stored["offset"], stored["size"])
             pictures[name] = decode(data, _SIDE, run.settings.describe.max_pixels).rgb

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from dedup.decisions import DecideSettings
@@ -54,6 +55,7 @@ class Run:
         Raises ConfigError where the folder holds a run with other settings, naming each difference.
         """
         folder = RunFolder(out)
+        settings = replace(settings, decide=_from_anywhere(settings.decide))
         if out.startswith("memory:"):
             raise ConfigError(f"{out}: each worker would have a memory of its own; choose a folder that all can reach")
         with _as_output(out):
@@ -147,6 +149,7 @@ class Run:
 
     def set_decision(self, decision: DecideSettings) -> None:
         """Other settings for the last step alone. Raises ConfigError where their overrides cannot be read."""
+        decision = _from_anywhere(decision)
         self.overrides = read_overrides(self.folder, decision.overrides)
         self.settings = replace(self.settings, decide=decision)
         for which in ("asked", "settings"):
@@ -179,6 +182,14 @@ def _as_output(out: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConfigError(f"{out} cannot hold a run ({type(error).__name__}: {error}); choose another OUT") from error
+
+
+def _from_anywhere(decision: DecideSettings) -> DecideSettings:
+    """With a path that does not depend on the current folder: later calls may come from another one."""
+    where = decision.overrides
+    if where in ("auto", "none") or "://" in where:
+        return decision
+    return replace(decision, overrides=str(Path(where).absolute()))
 
 
 def _with_embedder(settings: RunSettings, name: str) -> RunSettings:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dedup.decisions import DEFAULT_DECISION, DecideSettings
 from dedup.describe import DescribeSettings
-from dedup.errors import ConfigError, ManifestError
+from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.neighbors import SearchSettings
 from dedup.shards import read_range
 from pipelines import cli
@@ -123,6 +123,50 @@ def test_the_command_prints_the_story_and_writes_the_sheet(
         cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / "sheet.jpg")])
     assert end.value.code == 1
     assert "give a file that ends in .png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("file", "reason"), [("there.png", "exists"), ("nowhere/x.png", "there is no folder")])
+def test_a_sheet_is_written_to_new_files_only(
+    file: str,
+    reason: str,
+    out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    (tmp_path / "there.png").write_bytes(b"mine")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / file)])
+    assert end.value.code == 1
+    assert reason in capsys.readouterr().err
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_a_shard_that_changed_is_not_shown(out: str, shards: Path) -> None:
+    story = explain(out, "00001/b1")
+    (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes() + bytes(512))
+    with pytest.raises(ShardError, match=r"00001\.tar"):
+        show(out, story)
+
+
+def test_overrides_are_found_from_any_folder_and_missed_without_harm(
+    out: str,
+    tmp_path: Path,
+    cluster: ClusterSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("00001/b1,keep\n")
+    redecide(out, DecideSettings(overrides="mine.csv"), cluster)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert text(explain(out, "00001/b1")).startswith("00001/b1: kept, by hand")
+    (tmp_path / "mine.csv").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert text(explain(out, "00001/b1")).startswith("00001/b1: kept, by hand")
+    assert "mine.csv: no such file" in caplog.text
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(out: str) -> None:

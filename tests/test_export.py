@@ -62,9 +62,16 @@ def test_pandas_polars_duckdb_and_pyarrow_open_the_manifest(run: str) -> None:
     assert by_id(pl.read_parquet(files).to_dicts()) == expected
     query = duckdb.sql(f"SELECT * FROM read_parquet('{files.replace(chr(39), chr(39) * 2)}')")
     assert by_id(query.to_arrow_table().to_pylist()) == expected
+    with pytest.raises(FileNotFoundError):  # so the README tells of the folder
+        pyarrow.dataset.dataset(files, format="parquet")
     frame = pd.read_parquet(f"{run}/manifest").sort_values("sample_id")
     assert frame["sample_id"].tolist() == [row["sample_id"] for row in expected]
     assert frame["status"].tolist() == [row["status"] for row in expected]
+
+
+def test_other_places_than_this_machine_are_refused(run: str) -> None:
+    with pytest.raises(ConfigError, match="give a local file"):
+        export(run, "csv", "memory://m.csv")
 
 
 def test_jsonl_reads_back_equal(run: str, tmp_path: Path) -> None:
