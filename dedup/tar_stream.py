@@ -39,7 +39,8 @@ class ForwardStream:
         """`size` bytes, fewer only at the end of the file."""
         if size < 0:
             raise ValueError(f"a length of {size} bytes")
-        return b"".join(self.pieces(size))
+        parts = [bytes(piece) for piece in self.pieces(size)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """What `read` would return, in pieces that are not copied: each holds until the next is asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -23,6 +24,21 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def test_a_header_is_written_as_tarfile_does(name: str, size: int) -> None:
     info = header(name, size)
     assert encoded(info) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["read", "peek", "pieces"]), st.integers(0, 700_000)), max_size=6))
+@example([("read", 600_000)])
+def test_a_stream_gives_the_bytes_of_its_file(calls: list[tuple[str, int]]) -> None:
+    data = np.random.default_rng(0).bytes(1_500_000)  # several times what it reads at once
+    stream, position = ForwardStream(io.BytesIO(data), "x.tar"), 0
+    for call, size in calls:
+        expected = data[position : position + size]
+        found = (
+            b"".join(bytes(piece) for piece in stream.pieces(size)) if call == "pieces" else getattr(stream, call)(size)
+        )
+        assert found == expected
+        position += 0 if call == "peek" else len(expected)
+        assert stream.tell() == position
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
