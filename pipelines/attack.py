@@ -28,7 +28,7 @@ from dedup.attack.profiles import AttackSettings, override, profile_named
 from dedup.attack.scoring import COMMON_COPIES, ArmScore, compare_arms, equivalences
 from dedup.attack.sets import SeedSet
 from dedup.attack.shadows import membership_curves, membership_report
-from dedup.attack.verdict import verdict
+from dedup.attack.verdict import cautions, verdict
 from dedup.errors import ConfigError
 from dedup.run_folder import RunFolder, fingerprint
 from pipelines.attack_data import cleaning_settings, load_pool, outliers, prepare_seed
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 ATTACK_FILE = "attack.json"
 _ASKED_FILE = "settings.json"
+_UNLIKELY = 0.001  # p of the closed-form check below which it speaks against the scoring
 
 
 def run_profile(
@@ -66,13 +67,14 @@ def attack(
     folder = RunFolder(out)
     started = time.monotonic()
     _refuse_other_settings(folder, settings, run)
-    pool = load_pool(run, settings)
     device = resolve_device(device)
     logger.info(
-        "%s distinct pictures for %s; %s models, about %.2g hours of %s",
-        f"{len(pool):,}", settings.plan.parts(), len(tasks(settings)), hours(settings, device),
-        "one GPU" if device == "cuda" else "one core",
+        "%s models, about %.2g hours of %s",
+        len(tasks(settings)), hours(settings, device), "one GPU" if device == "cuda" else "one core",
     )  # fmt: skip
+    cleaning = cleaning_settings(run)
+    pool = load_pool(run, settings)
+    logger.info("%s distinct pictures for %s", f"{len(pool):,}", settings.plan.parts())
     folder.write_json(_ASKED_FILE, _asked(settings, run))
     with connect(cluster) as client:
         on_it = ClusterSettings(scheduler=client.scheduler.address)
@@ -80,7 +82,7 @@ def attack(
         scores = outliers(pool) if missing else {}
         with Progress("clean the planted sets", len(missing), "sets") as progress:
             for seed in missing:
-                prepare_seed(folder, pool, scores, settings, cleaning_settings(run), seed, on_it)
+                prepare_seed(folder, pool, scores, settings, cleaning, seed, on_it)
                 progress.advance(1, 1)
         cleaned = time.monotonic()
         results = _run_tasks(client, folder, settings, tasks(settings), device)
@@ -103,16 +105,21 @@ def text(document: Mapping[str, Any]) -> str:
     if document["gan"]["seeds"]:
         lines.append(_row("GAN on duplicated", document["gan"]["seeds"]))
     if check := document["closed_form"]:
-        lines.append(
-            f"closed form: emissions follow the copies, chi-squared {check['chi2']:.0f} with {check['df']} degrees of "
-            f"freedom, p = {check['p']:.2f}"
-        )
+        lines.append(_emissions(check))
     for name in ("LiRA", "loss threshold"):
         if curve := document["membership"].get(name):
             lines.append(f"membership by {name}: {_membership(curve)}")
     lines += [_equality(row) for row in document["equivalence"] if row["near"] is None and row["against"] == "oracle"]
+    lines += [f"caution: {caution}" for caution in document["cautions"]]
     lines.append(document["verdict"])
     return "\n".join(lines)
+
+
+def _emissions(check: Mapping[str, Any]) -> str:
+    test = f"chi-squared {check['chi2']:.0f} with {check['df']} degrees of freedom, p = {check['p']:.2g}"
+    if check["p"] < _UNLIKELY:
+        return f"closed form: emissions do NOT follow the copies, so this criterion misses or invents some: {test}"
+    return f"closed form: emissions follow the copies, {test}"
 
 
 def _row(name: str, seeds: Sequence[Mapping[str, Any]]) -> str:
@@ -209,6 +216,7 @@ def report(
         "gan": {"seeds": [result for _, result in by_kind.get("gan", [])]},
         "closed_form": next((result for _, result in by_kind.get("closed_form", [])), None),
         "membership": membership_report(_losses(folder, settings)) if settings.shadows else {},
+        "cautions": cautions(scores),
         "verdict": verdict(scores),
     }
 

@@ -17,6 +17,7 @@ from dedup.attack.patches import patches
 from dedup.attack.pool import Picture, Pool, distinct
 from dedup.attack.profiles import AttackSettings
 from dedup.attack.sets import check, draw, samples_table, shard_members
+from dedup.decisions import DecideSettings
 from dedup.embedders import Embedder, resolve
 from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.images import decode, square
@@ -99,11 +100,15 @@ def _picture(run: str, row: dict[str, Any], places: dict[str, tuple[str, int, in
 
 
 def cleaning_settings(run: str | None) -> RunSettings:
-    """How the sets are cleaned: as the run was, without its overrides; without a run by the defaults."""
+    """How the sets are cleaned: as the run was, without its overrides, and by no field that planted samples lack;
+    without a run by the defaults. Raises ConfigError for a run that weighs samples instead of removing them."""
     if run is None:
         return RunSettings()
     before = Run.reopen(run).settings
-    return RunSettings(before.describe, before.search, before.verify)
+    if before.decide.weighs:
+        raise ConfigError(f"{run} weighs samples and removes none; `dedup decide {run} --weights none` removes them")
+    decide = DecideSettings(grouping=before.decide.grouping, keep_up_to=before.decide.keep_up_to)
+    return RunSettings(before.describe, before.search, before.verify, decide)
 
 
 def outliers(pool: Pool) -> dict[str, float]:

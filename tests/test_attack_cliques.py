@@ -87,6 +87,11 @@ def test_calibration_on_prompts_without_any_clique() -> None:
     assert calibrate([flat] * 20, SETTINGS, 0.05) == 1
 
 
+@pytest.mark.parametrize("count", [49, 98])  # of which 1 / count, times count, comes to less than 1
+def test_one_in_as_many_prompts_as_there_are_can_be_told(count: int) -> None:
+    assert calibrate([np.full((3, 1, 8, 8), 0.5, np.float32)] * count, SETTINGS, 1 / count) == 1
+
+
 def test_too_few_prompts_to_calibrate_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"5 prompts cannot tell .* 0\.01: give 100"):
         calibrate([noise(8, seed) for seed in range(5)], SETTINGS)

@@ -52,6 +52,8 @@ def test_every_option_is_a_setting() -> None:
         ({"captions": "magic"}, "captions=magic.*unique"),
         ({"seeds": 0, "gan_seeds": 0}, "seeds=0"),
         ({"gan_seeds": 9}, "gan_seeds=9"),
+        ({"generations": 1}, "generations=1: must be at least 2"),
+        ({"prompts": -1}, "prompts=-1: must be at least 0"),
         ({"shadows": 7}, "shadows=7"),
         ({"shadows": 2}, "even number from 6"),
         ({"prompts": 3}, "prompts=3 needs captions=unique"),

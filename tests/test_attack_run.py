@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,16 @@ from dedup.attack.experiment import Task, run_task
 from dedup.attack.profiles import PROFILES, AttackSettings, override
 from dedup.attack.sets import ARMS, SAMPLES_SCHEMA
 from dedup.attack.training import Training
+from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError
 from dedup.run_folder import RunFolder
 from pipelines import attack as attack_module
 from pipelines.attack import attack, report, tasks, text
-from pipelines.attack_data import run_pictures
+from pipelines.attack_data import cleaning_settings, run_pictures
 from pipelines.cli import main
 from pipelines.client import ClusterSettings
-from pipelines.deduplicate import deduplicate
+from pipelines.deduplicate import deduplicate, redecide
 from pipelines.settings import RunSettings
 from tests.shard_makers import Members, jpeg, sample_members, write_tar
 
@@ -86,6 +88,9 @@ def test_its_text_has_every_arm_the_check_and_the_verdict(smoke: tuple[Path, dic
         assert f"\n{arm} " in shown or shown.startswith(f"{arm} ")
     assert "GAN on duplicated" in shown
     assert "closed form: emissions follow the copies" in shown
+    odd = document | {"closed_form": document["closed_form"] | {"p": 1e-9}, "cautions": ["too loose"]}
+    assert "closed form: emissions do NOT follow the copies" in text(odd)
+    assert "\ncaution: too loose\n" in text(odd)
     assert shown.splitlines()[-1] == document["verdict"]
     assert "copies >= 8: extraction" in document["verdict"]
 
@@ -192,6 +197,19 @@ def test_an_attack_on_a_users_run_uses_its_pictures_and_settings(
     assert set(samples["caption"].to_pylist()) <= {f"class {number}" for number in range(4)} | {""}
     inner = json.loads((out / "sets/seed-0/run/run.json").read_text())
     assert inner["settings"]["describe"]["embedder"] == "none"
+
+
+def test_sets_are_cleaned_by_the_runs_decision_and_a_run_that_weighs_is_refused(
+    users_run: Path, tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    run = str(tmp_path / "run")
+    shutil.copytree(users_run / "run", run)
+    before = DecideSettings(grouping="components", keep_up_to=3, keep="longest_caption")
+    redecide(run, before, cluster)
+    assert cleaning_settings(run).decide == DecideSettings(grouping="components", keep_up_to=3)
+    redecide(run, DecideSettings(weights="inverse"), cluster)
+    with pytest.raises(ConfigError, match="weighs samples and removes none"):
+        cleaning_settings(run)
 
 
 def no_training(*_: Any) -> Any:

@@ -112,6 +112,13 @@ def test_from_ten_seeds_the_bootstrap() -> None:
     assert difference_interval(many, ~many) == difference_interval(many, ~many)
 
 
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_where_nothing_was_extracted_something_still_may(seeds: int) -> None:
+    nothing = np.zeros((seeds, 6), bool)
+    assert rate_interval(nothing).high > 0.05
+    assert not difference_interval(nothing[:, :1], nothing[:, :1]).within(0.1)
+
+
 def test_zero_hits() -> None:
     assert zero_hits_bound(4000) == pytest.approx(3 / 4000, rel=2e-3)
     assert zero_hits_bound(0) == 1
@@ -150,7 +157,13 @@ def simulated(rng: np.random.Generator, seeds: int, canaries: int, arm: float, b
 
 @pytest.mark.parametrize(
     ("seeds", "canaries", "arm", "base", "repeats"),
-    [(3, 48, 0.2, 0.8, 400), (3, 16, 0.05, 0.9, 400), (5, 16, 0.3, 0.35, 400), (10, 24, 0.2, 0.8, 120)],
+    [
+        (3, 48, 0.2, 0.8, 400),
+        (3, 16, 0.05, 0.9, 400),
+        (5, 16, 0.3, 0.35, 400),
+        (10, 24, 0.2, 0.8, 120),
+        (10, 6, 0.02, 0.5, 120),  # an arm that hardly leaks
+    ],
 )
 def test_coverage(seeds: int, canaries: int, arm: float, base: float, repeats: int) -> None:
     """The 95 % intervals hold the truth at least 93 times in 100, which 95 of 100 stays above but by bad luck."""
@@ -163,6 +176,16 @@ def test_coverage(seeds: int, canaries: int, arm: float, base: float, repeats: i
         intervals = difference_interval(*pair), ratio_interval(*pair), rate_interval(pair[0])
         held[repeat] = [i.low <= true <= i.high for i, true in zip(intervals, (difference, ratio, rate), strict=True)]
     assert (held.mean(0) >= 0.93).all(), held.mean(0)
+
+
+def test_coverage_of_two_arms_that_hardly_leak() -> None:
+    rng = np.random.default_rng(7)
+    of_arm, of_base = simulated(rng, 20_000, 6, 0.02, 0.02)
+    difference, rate = of_arm.mean() - of_base.mean(), of_arm.mean()
+    pairs = [simulated(rng, 10, 6, 0.02, 0.02) for _ in range(120)]
+    held = [(difference_interval(*pair), rate_interval(pair[0])) for pair in pairs]
+    assert np.mean([i.low <= difference <= i.high for i, _ in held]) >= 0.93
+    assert np.mean([i.low <= rate <= i.high for _, i in held]) >= 0.93
 
 
 def test_intervals_notice_a_difference() -> None:

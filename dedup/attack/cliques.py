@@ -71,13 +71,13 @@ def calibrate(prompts: Sequence[Images], settings: CliqueSettings, max_false_pos
     number where that one flags too many. Raises ConfigError where prompts are too few to tell such a share: 1 / share
     at least.
     """
-    if len(prompts) * max_false_positives < 1:
+    allowed = int(len(prompts) * max_false_positives + 1e-9)  # 49 / 49 comes to a little less than 1
+    if allowed < 1:
         raise ConfigError(
             f"{len(prompts)} prompts cannot tell a false-positive rate of {max_false_positives}: "
             f"give {int(np.ceil(1 / max_false_positives))} or more"
         )
     needed = np.sort([_least_threshold(_distances(made, settings), settings.min_clique) for made in prompts])
-    allowed = int(len(prompts) * max_false_positives)
     first_too_many = needed[allowed] if allowed < len(needed) else np.inf
     return float(min(np.nextafter(first_too_many, 0), 1.0))
 

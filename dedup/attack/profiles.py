@@ -70,15 +70,16 @@ class AttackSettings:
             raise ConfigError(f"unknown arms {', '.join(unknown)}: known are {', '.join(ARMS)}")
         if self.captions not in CAPTIONS:
             raise ConfigError(f"captions={self.captions}: known are {', '.join(CAPTIONS)}")
-        for name in ("seeds", "generations", "prompt_generations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+        # Two generations: a distance between distributions needs them.
+        for name, least in (("seeds", 1), ("generations", 2), ("prompt_generations", 1), ("prompts", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least {least}")
         if not 0 <= self.gan_seeds <= self.seeds:
             raise ConfigError(f"gan_seeds={self.gan_seeds}: must be 0 to seeds={self.seeds}")
-        least = 2 * MIN_SHADOWS + 2  # of which one is attacked with the help of the others
-        if self.shadows and (self.shadows < least or self.shadows % 2):
+        shadows = 2 * MIN_SHADOWS + 2  # of which one is attacked with the help of the others
+        if self.shadows and (self.shadows < shadows or self.shadows % 2):
             raise ConfigError(
-                f"shadows={self.shadows}: must be 0 or an even number from {least}; half see each picture"
+                f"shadows={self.shadows}: must be 0 or an even number from {shadows}; half see each picture"
             )
         if self.prompts and self.captions != "unique":
             raise ConfigError(f"prompts={self.prompts} needs captions=unique, not {self.captions}")

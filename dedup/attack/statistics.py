@@ -7,8 +7,9 @@ picture becomes a canary, the weights, the noise), so it is the unit: canaries o
 - 3 to 9: Student's t over the seeds, paired; for ratios Fieller's, which is the same test of `arm - ratio * base`
 - 10 and more: a hierarchical bootstrap, seed -> canary, paired (a bootstrap of three seeds covers too little)
 
-Rates of few canaries are coarse, and three seeds may agree to the last canary by chance. So the intervals over 3 to 9
-seeds are never narrower than those of the canaries taken together as if independent, which no seed's effect can shrink.
+Rates of few canaries are coarse, three seeds may agree to the last canary by chance, and where nothing was extracted so
+does every resample. So no interval is narrower than that of the canaries taken together as if independent, which no
+seed's effect can shrink.
 """
 
 from __future__ import annotations
@@ -79,30 +80,32 @@ def rate_interval(hits: Hits) -> Interval:
     """Of the share of hits among (S, n). Raises ConfigError for no canaries."""
     _check(hits, hits)
     rates = hits.mean(1)
+    over_seeds = t_interval(rates)
     if len(rates) >= CLAIM_SEEDS:
         resampled, _ = _resample(hits, hits)
-        return Interval(float(rates.mean()), *_quantiles(resampled), "hierarchical bootstrap")
-    over_seeds = t_interval(rates)
+        over_seeds = Interval(float(rates.mean()), *_quantiles(resampled), "hierarchical bootstrap")
     return _clip(_widen(over_seeds, *wilson(int(hits.sum()), hits.size)), 0, 1)
 
 
 def difference_interval(arm: Hits, base: Hits) -> Interval:
     """Of rate(arm) - rate(base); negative means that the arm leaks less.
 
-    `arm` and `base` (S, n), the same canaries of the same seeds in the same order. Below CLAIM_SEEDS at least as wide
+    `arm` and `base` (S, n), the same canaries of the same seeds in the same order. At least as wide
     as the adjusted Wald interval for matched pairs (Agresti and Min 2005, Statistics in Medicine 24). Raises
     ConfigError for arrays that do not correspond.
     """
     _check(arm, base)
     differences = arm.mean(1) - base.mean(1)
+    over_seeds = t_interval(differences)
     if len(differences) >= CLAIM_SEEDS:
         of_arm, of_base = _resample(arm, base)
-        return Interval(float(differences.mean()), *_quantiles(of_arm - of_base), "paired hierarchical bootstrap")
+        interval = _quantiles(of_arm - of_base)
+        over_seeds = Interval(float(differences.mean()), *interval, "paired hierarchical bootstrap")
     only_arm, only_base = float((arm & ~base).sum()), float((base & ~arm).sum())
     total = arm.size + 2
     middle = (only_arm - only_base) / total
     half = _z() * math.sqrt(only_arm + only_base + 1 - total * middle**2) / total
-    return _clip(_widen(t_interval(differences), middle - half, middle + half), -1, 1)
+    return _clip(_widen(over_seeds, middle - half, middle + half), -1, 1)
 
 
 def ratio_interval(arm: Hits, base: Hits) -> Interval:
@@ -121,13 +124,14 @@ def ratio_interval(arm: Hits, base: Hits) -> Interval:
     if not arm.any():
         return Interval(0.0, 0.0, zero_hits_bound(arm.size) / float(x.mean()), "rule of three")
     ratio = float(y.mean() / x.mean())
+    over_seeds = _fieller(x, y)
     if len(x) >= CLAIM_SEEDS:
         of_arm, of_base = _resample(arm, base)
         resampled = np.divide(of_arm, of_base, out=np.full_like(of_arm, np.inf), where=of_base > 0)
-        return Interval(ratio, *_quantiles(resampled), "paired hierarchical bootstrap")
+        over_seeds = Interval(ratio, *_quantiles(resampled), "paired hierarchical bootstrap")
     discordant = float((arm != base).sum())
     spread = _z() * math.sqrt((discordant + 1) / ((arm.sum() + 0.5) * (base.sum() + 0.5)))
-    return _widen(_fieller(x, y), ratio * math.exp(-spread), ratio * math.exp(spread))
+    return _widen(over_seeds, ratio * math.exp(-spread), ratio * math.exp(spread))
 
 
 def emission_test(emitted: npt.NDArray[np.int64], weights: Floats) -> dict[str, float]:
