@@ -15,7 +15,7 @@ from dedup.errors import ManifestError
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _REPEATED = re.compile(r"(.+)#\d+")
 _BYTES_EACH = 2048  # of an instance without its rows
-_CHECKED_EVERY = 64  # images of the manifest; hashing each would cost a loader a tenth of its throughput
+_CHECKED_EVERY = 64  # images of the manifest; hashing each would cost a loader of small ones too much
 
 
 class ShardFates:
@@ -43,8 +43,8 @@ class ShardFates:
         }
         self.passes = self.ids
         self.unchecked = True  # no image was compared yet
-        self.digests: dict[str, str] = {}  # of the images to compare: all until the first was, then some
-        self._sha256: pa.ChunkedArray | None = table["sha256"]  # what they are made of when an image comes
+        self.digests: dict[str, str] = {}  # of the images to compare once the first was
+        self._sha256: pa.ChunkedArray | None = table["sha256"]  # until then
         self._repeated: dict[str, list[str]] = {}  # key in the tar -> keys of the manifest
         self._doubtful: set[str] = set()
         suspected = {
@@ -75,12 +75,9 @@ class ShardFates:
         image = next((value for name, value in sample.items() if name.lower() in _IMAGES), None)
         if image is None:
             return
-        if self._sha256 is not None:
-            digests = zip(self.ids, self._sha256.to_pylist(), strict=True)
-            # Images of a repeated key cannot be told apart.
-            self.digests = {name: digest for name, digest in digests if digest and name not in self._repeated}
-            self._sha256 = None
         expected = self.digests.get(key)
+        if self._sha256 is not None and key in self.ids and key not in self._repeated:
+            expected = self._sha256[[*self.ids].index(key)].as_py()
         if expected is None:
             return
         if not isinstance(image, bytes | bytearray | memoryview):
@@ -93,8 +90,16 @@ class ShardFates:
                 f"{self._name}: the image of key {key!r} is another one than the run saw; the loader reads other "
                 "shards, or they changed since: run again"
             )
-        if self.unchecked:
-            self.unchecked, self.digests = False, dict([*self.digests.items()][::_CHECKED_EVERY])
+        if self._sha256 is not None:
+            some = self._sha256.take(pa.array(range(0, len(self.ids), _CHECKED_EVERY))).to_pylist()
+            names = [*self.ids][::_CHECKED_EVERY]
+            # Images of a repeated key cannot be told apart.
+            self.digests = {
+                name: digest
+                for name, digest in zip(names, some, strict=True)
+                if digest is not None and name not in self._repeated
+            }
+            self.unchecked, self._sha256 = False, None
 
     def _share(
         self,
