@@ -1,7 +1,7 @@
 """A finished run's manifest in the forms that other tools read: EXPORTS.
 
 Rows are written shard by shard, so memory is bounded by one shard. The manifest itself stays what it is: a folder of
-Parquet files, which pandas, polars, DuckDB and pyarrow open directly.
+Parquet files: polars and DuckDB open `manifest/**/*.parquet`, pandas and pyarrow the folder `manifest`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from dedup.errors import ConfigError, ManifestError
+from dedup.listing import open_filesystem
 from dedup.manifest import iter_manifest
 from dedup.records import MANIFEST_SCHEMA
 from dedup.run_folder import RUN_FILE, RunFolder
@@ -56,17 +57,18 @@ Made with dedup {{ versions.dedup }}.
 def export(run: str, form: str, out: str | None = None) -> str:
     """Write the manifest of the finished run in folder `run` (local or an fsspec URL) as `form`, a name of EXPORTS.
 
-    `out` is a local file, by default one of the form's own name in the current folder; gives its path. Lists
-    (`captions`) are JSON in csv. Raises ConfigError for an unknown form or a file that exists, ManifestError where
-    there is no finished run; then nothing is written.
+    `out` is a file, local or an fsspec URL, by default one of the form's own name in the current folder; gives its
+    path. Lists (`captions`) are JSON in csv. Raises ConfigError for an unknown form, a file that exists or cannot be
+    written, ManifestError where there is no finished run; then nothing is written.
     """
     if form not in EXPORTS:
         raise ConfigError(f"to={form}: known are {', '.join(EXPORTS)}")
     write, name = EXPORTS[form]
-    if out is not None and "://" in out:
-        raise ConfigError(f"out={out}: give a local file; to other places it can be copied")
-    path = Path(out or name)
-    if path.exists():
+    path = out or name
+    fs, inner, local = open_filesystem(path)
+    target = RunFolder(str(Path(path).parent) if local else path.rpartition("/")[0])
+    name = inner.rpartition("/")[2]
+    if fs.exists(inner):
         raise ConfigError(f"{path} exists; choose another file with --out")
     folder = RunFolder(run)
     document = folder.read_json(RUN_FILE)
@@ -74,9 +76,12 @@ def export(run: str, form: str, out: str | None = None) -> str:
         raise ManifestError(f"{run} is no run folder: it has no {RUN_FILE}")
     if "decide" not in document.get("steps", {}):
         raise ManifestError(f"the run in {run} is unfinished; start it again with the same settings to finish it")
-    with RunFolder(path.parent).whole_file(path.name) as aside:
-        write(folder, document, Path(aside))
-    return str(path)
+    try:
+        with target.whole_file(name) as aside:
+            write(folder, document, Path(aside))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from error
+    return path
 
 
 def _csv(folder: RunFolder, document: dict[str, Any], path: Path) -> None:  # noqa: ARG001

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.errors import ConfigError
+from dedup.listing import open_filesystem
 from dedup.run_folder import RunFolder
 
 OVERRIDES_FILE = "overrides.csv"
@@ -94,6 +96,14 @@ class Overrides:
 NO_OVERRIDES = Overrides()
 
 
+def absolute(where: str) -> str:
+    """`where`, as `read_overrides` takes it, so that it means the same in every working folder."""
+    if where in ("auto", "none"):
+        return where
+    _, path, local = open_filesystem(where)
+    return os.path.abspath(path) if local else where  # noqa: PTH100 (links stay)
+
+
 def read_overrides(folder: RunFolder, where: str) -> Overrides:
     """The overrides of a run: of the file or fsspec URL `where`; `auto` is the run folder's own, where there is one,
     `none` is none. Raises ConfigError, see `parse_overrides`, or where the file cannot be read."""
@@ -150,6 +160,9 @@ def _rows(text: str, source: str) -> Iterator[Override]:
 
 def _row(cells: list[str], line: int, source: str) -> Override:
     where = f"{source}, line {line}:"
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(cells) == 1 and any(f"{delimiter}{action}" in cells[0].lower() for action in ("action", *ACTIONS)):
+            raise ConfigError(f"{where} its columns are divided by {name}; save it with commas, {','.join(COLUMNS)}")
     if not 2 <= len(cells) <= len(COLUMNS):
         raise ConfigError(f"{where} {len(cells)} columns; a row is {','.join(COLUMNS)}")
     sample_id, action, other = cells[0], cells[1].strip().lower(), "".join(cells[2:])

@@ -21,12 +21,14 @@ _TEXT = pa.string()
 def url_columns(samples: pa.Table) -> dict[str, list[object]]:
     """The columns of those `samples` (columns url, caption, json) that have a url; None where a field is missing.
 
-    Fields come in the order of their first appearance; what is no JSON object has none.
+    Where `samples` have a column `weight`, it takes the place of a field of that name. Fields come in the
+    order of their first appearance; what is no JSON object has none.
     """
     samples = samples.filter(pc.is_valid(samples["url"]))
     objects = [_fields(raw) for raw in samples["json"].to_pylist()]
     names = dict.fromkeys(name for fields in objects for name in fields)
-    columns: dict[str, list[object]] = {own.name: samples[own.name].to_pylist() for own in _OWN}
+    own = [name for name in ("url", "caption", "weight") if name in samples.column_names]
+    columns: dict[str, list[object]] = {name: samples[name].to_pylist() for name in own}
     for name in names:
         if name not in columns:
             columns[name] = [_encodable(fields.get(name)) for fields in objects]

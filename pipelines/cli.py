@@ -126,7 +126,12 @@ def decide(
 
 
 @app.command(name="explain")
-def explain_sample(run: str, sample_id: str, *, show: str | None = None) -> None:
+def explain_sample(
+    run: str,
+    sample_id: str,
+    *,
+    show: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=(0, 1))] = None,
+) -> None:
     """Tell the story of one image: its status, keeper and group, the evidence, and where its bytes are.
 
     Parameters
@@ -136,19 +141,18 @@ def explain_sample(run: str, sample_id: str, *, show: str | None = None) -> None
     sample_id
         As in the manifest: <shard id>/<key>.
     show
-        Write the image beside those it was compared with to this PNG file.
+        Write the image beside those it was compared with to this PNG file, by default one named after the sample.
     """
-    if show is not None and not show.lower().endswith(".png"):
-        raise ConfigError(f"show={show}: give a file that ends in .png")
-    if show is not None and Path(show).exists():
-        raise ConfigError(f"show={show}: exists; choose another file")
-    if show is not None and not Path(show).parent.is_dir():
-        raise ConfigError(f"show={show}: there is no folder {Path(show).parent}")
+    sheet = None if show is None else explain.sheet_file(sample_id, show)
     story = explain.explain(run, sample_id)
     print(explain.text(story))
-    if show is not None:
-        explain.show(run, story).save(show)
-        print(f"  shown in  {show}")
+    if sheet is not None:
+        picture = explain.show(run, story)
+        try:
+            picture.save(sheet)
+        except OSError as error:
+            raise ConfigError(f"show={sheet} cannot be written: {error}") from error
+        print(f"  shown in  {sheet}")
 
 
 @app.command(name="export")

@@ -7,9 +7,11 @@ those at which they stand.
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,17 +19,14 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from dedup.contact_sheet import Panel, pair_sheet
-from dedup.errors import ConfigError, ManifestError
+from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.images import decode
-from dedup.listing import refuse_changed
 from dedup.manifest import manifest_name, split_by_shard
 from dedup.overrides import NO_OVERRIDES, Override, read_overrides
 from dedup.records import Shard
 from dedup.shards import read_range
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
-
-logger = logging.getLogger(__name__)
 
 _LISTED = 10  # members and accepted pairs that the text names
 _REJECTED = 5
@@ -37,7 +36,7 @@ _ROW_COLUMNS = [
     "sample_id", "status", "cluster", "cluster_size", "component_size", "keeper", "method", "score", "error", "width",
     "height", "sha256", "caption", "note", "weight", "captions",
 ]  # fmt: skip
-_STORED_COLUMNS = ["sample_id", "member", "offset", "size"]
+_STORED_COLUMNS = ["sample_id", "member", "offset", "size", "sha256"]
 
 Row = dict[str, Any]
 
@@ -68,7 +67,7 @@ class Story:
     """`row` is the image's row of the manifest, `shard` the shard as listed, `stored` the member that holds the image
     with its offset and size in bytes. `evidence` has the accepted pairs first, the likeliest first of each. `members`
     are the rows of its group, itself among them, first those that stay. `overrides` are the rows that name it;
-    `pending` says that the file was changed since it was applied."""
+    `pending` says that the file was changed since it was applied, `unreadable` why it cannot be read now."""
 
     row: Row
     shard: Shard
@@ -77,6 +76,7 @@ class Story:
     members: list[Row]
     overrides: list[Override]
     pending: bool
+    unreadable: str | None = None
 
 
 def explain(run_url: str, sample_id: str) -> Story:
@@ -89,11 +89,11 @@ def explain(run_url: str, sample_id: str) -> Story:
     if found is None:
         raise ConfigError(_unknown(run, sample_id))
     shard, row = found
+    overrides, unreadable = NO_OVERRIDES, None
     try:
         overrides = read_overrides(run.folder, run.settings.decide.overrides)
-    except ConfigError as error:  # the story is there without them
-        logger.warning("%s", error)
-        overrides = NO_OVERRIDES
+    except ConfigError as error:  # what was decided can be told without them
+        unreadable = str(error)
     pairs = _pairs(run, {sample_id})
     copies = {pair["a"] for pair in pairs if pair["method"] == "exact" and pair["b"] == sample_id}
     evidence = _evidence(pairs, {sample_id}) + _evidence(_pairs(run, copies), copies, leave_out=sample_id)
@@ -105,7 +105,8 @@ def explain(run_url: str, sample_id: str) -> Story:
         evidence,
         _members(run, row),
         overrides.touching(sample_id),
-        overrides.sha256 != (run.document.get("overrides") or {}).get("sha256"),
+        unreadable is None and overrides.sha256 != (run.document.get("overrides") or {}).get("sha256"),
+        unreadable,
     )
 
 
@@ -130,6 +131,21 @@ def show(run_url: str, story: Story) -> Image.Image:
     ]
     alone = Panel((pictures[name],), f"compared with none\n{name}")
     return pair_sheet(panels or [alone], columns=2, side=_SIDE, title=f"{name}: {story.row['status']}")
+
+
+def sheet_file(sample_id: str, asked: Sequence[str]) -> Path:
+    """Where the sheet of `show` goes: the PNG file `asked` for, or else one named after the sample in the working
+    folder. Raises ConfigError where that cannot be."""
+    if len(asked) > 1:
+        raise ConfigError(f"show={' '.join(asked)}: give one file")
+    path = Path(asked[0] if asked else re.sub(r"[^\w.#-]+", "_", sample_id) + ".png")
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"show={path}: give a file that ends in .png")
+    if path.exists():
+        raise ConfigError(f"show={path}: that file is there already; choose another one")
+    if not path.parent.is_dir():
+        raise ConfigError(f"show={path}: there is no folder {path.parent}")
+    return path
 
 
 def text(story: Story) -> str:
@@ -159,6 +175,8 @@ def text(story: Story) -> str:
     lines += [f"  by hand   {override}" for override in story.overrides]
     if story.pending:
         lines.append("  by hand   the overrides changed since the decision; `dedup decide` applies them")
+    if story.unreadable:
+        lines.append(f"  by hand   unknown: {story.unreadable}")
     return "\n".join(lines)
 
 
@@ -250,11 +268,12 @@ def read_pictures(run: Run, sample_ids: Collection[str]) -> dict[str, Image.Imag
     """
     shards = {shard.shard_id: shard for shard in run.shards}
     pictures = {}
-    parts = split_by_shard(pa.table({"sample_id": sorted(sample_ids)}), run.shards)
-    refuse_changed([shards[shard_id] for shard_id in parts])
-    for shard_id, part in parts.items():
+    for shard_id, part in split_by_shard(pa.table({"sample_id": sorted(sample_ids)}), run.shards).items():
         for name, stored in _stored(run, shards[shard_id], part["sample_id"].to_pylist()).items():
-            data = read_range(shards[shard_id].url, stored["offset"], stored["size"])
+            url = shards[shard_id].url
+            data = read_range(url, stored["offset"], stored["size"])
+            if sha256(data).digest() != stored["sha256"]:
+                raise ShardError(url, f"has changed since the run: {name} is no longer where it was; run dedup again")
             pictures[name] = decode(data, _SIDE, run.settings.describe.max_pixels).rgb
     return pictures
 

@@ -7,13 +7,12 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from dedup.decisions import DecideSettings
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
-from dedup.overrides import Overrides, read_overrides
+from dedup.overrides import Overrides, absolute, read_overrides
 from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
@@ -55,7 +54,7 @@ class Run:
         Raises ConfigError where the folder holds a run with other settings, naming each difference.
         """
         folder = RunFolder(out)
-        settings = replace(settings, decide=_from_anywhere(settings.decide))
+        settings = _with_absolute_overrides(settings)
         if out.startswith("memory:"):
             raise ConfigError(f"{out}: each worker would have a memory of its own; choose a folder that all can reach")
         with _as_output(out):
@@ -149,9 +148,8 @@ class Run:
 
     def set_decision(self, decision: DecideSettings) -> None:
         """Other settings for the last step alone. Raises ConfigError where their overrides cannot be read."""
-        decision = _from_anywhere(decision)
-        self.overrides = read_overrides(self.folder, decision.overrides)
-        self.settings = replace(self.settings, decide=decision)
+        self.settings = _with_absolute_overrides(replace(self.settings, decide=decision))
+        self.overrides = read_overrides(self.folder, self.settings.decide.overrides)
         for which in ("asked", "settings"):
             self.document[which]["decide"] = self.settings.to_json()["decide"]
 
@@ -184,16 +182,13 @@ def _as_output(out: str) -> Iterator[None]:
         raise ConfigError(f"{out} cannot hold a run ({type(error).__name__}: {error}); choose another OUT") from error
 
 
-def _from_anywhere(decision: DecideSettings) -> DecideSettings:
-    """With a path that does not depend on the current folder: later calls may come from another one."""
-    where = decision.overrides
-    if where in ("auto", "none") or "://" in where:
-        return decision
-    return replace(decision, overrides=str(Path(where).absolute()))
-
-
 def _with_embedder(settings: RunSettings, name: str) -> RunSettings:
     return replace(settings, describe=replace(settings.describe, embedder=name))
+
+
+def _with_absolute_overrides(settings: RunSettings) -> RunSettings:
+    """Later commands may be given in another folder."""
+    return replace(settings, decide=replace(settings.decide, overrides=absolute(settings.decide.overrides)))
 
 
 def _check_format(out: str, document: Mapping[str, Any]) -> None:

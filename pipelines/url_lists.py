@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
@@ -20,7 +22,10 @@ def write_url_lists(run: Run, client: Client) -> None:
 
     Where one file would have more than a million rows, it is a folder of several.
     """
-    looks = client.gather([client.submit(_look, run.folder, shard.shard_id, pure=False) for shard in run.shards])
+    columns = ("status", "url", "caption", *(["weight"] if run.settings.decide.weighs else []))
+    looks = client.gather(
+        [client.submit(_look, run.folder, shard.shard_id, columns, pure=False) for shard in run.shards]
+    )
     for name in URL_LISTS.values():
         run.folder.remove(name)
     if not any(sum(rows.values()) for _, rows in looks):
@@ -32,28 +37,30 @@ def write_url_lists(run: Run, client: Client) -> None:
         for number, numbers in enumerate(files):
             target = name if len(files) == 1 else f"{name}/{number:05d}.parquet"
             shard_ids = [run.shards[index].shard_id for index in numbers]
-            futures.append(client.submit(_write, run.folder, target, shard_ids, status, schema, pure=False))
+            futures.append(client.submit(_write, run.folder, target, shard_ids, columns, status, schema, pure=False))
     client.gather(futures)
 
 
-def _look(folder: RunFolder, shard_id: str) -> tuple[pa.Schema, dict[str, int]]:
+def _look(folder: RunFolder, shard_id: str, columns: Sequence[str]) -> tuple[pa.Schema, dict[str, int]]:
     """The schema of the shard's fields, and how many rows go into each list."""
-    samples = _samples(folder, shard_id)
+    samples = _samples(folder, shard_id, columns)
     with_url = samples.filter(pc.is_valid(samples["url"]))
     rows = {status: with_url.filter(pc.equal(with_url["status"], status)).num_rows for status in URL_LISTS}
     return schema_of(url_columns(samples)), rows
 
 
-def _write(folder: RunFolder, name: str, shard_ids: list[str], status: str, schema: pa.Schema) -> None:
+def _write(
+    folder: RunFolder, name: str, shard_ids: list[str], columns: Sequence[str], status: str, schema: pa.Schema
+) -> None:
     with folder.table_writer(name, schema) as writer:
         for shard_id in shard_ids:
-            samples = _samples(folder, shard_id)
+            samples = _samples(folder, shard_id, columns)
             chosen = samples.filter(pc.equal(samples["status"], status))
             writer.write(url_table(url_columns(chosen), schema))
 
 
-def _samples(folder: RunFolder, shard_id: str) -> pa.Table:
-    """status, url, caption and json of each sample of a shard; those that failed are left out."""
-    manifest = folder.read_table(manifest_name(shard_id), ["status", "url", "caption"])
+def _samples(folder: RunFolder, shard_id: str, columns: Sequence[str]) -> pa.Table:
+    """These columns of the manifest, and json, of each sample of a shard; those that failed are left out."""
+    manifest = folder.read_table(manifest_name(shard_id), columns)
     raw = folder.read_table(descriptors_name(shard_id), ["json"])["json"]
     return manifest.append_column("json", raw).filter(pc.not_equal(manifest["status"], "failed"))

@@ -23,6 +23,7 @@ from pipelines.deduplicate import deduplicate, redecide
 from pipelines.explain import explain, show, text
 from pipelines.run_state import Run
 from pipelines.settings import RunSettings
+from tests.shard_makers import jpeg, sample_members, write_tar
 
 COPIES = ["00000/a0", "00001/b0", "00001/b1", "00002/c1"]
 
@@ -119,54 +120,64 @@ def test_the_command_prints_the_story_and_writes_the_sheet(
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 2 * 256
+    for wrong, message in (
+        ("sheet.jpg", "give a file that ends in .png"),
+        ("sheet.png", "is there already"),
+        ("nowhere/sheet.png", f"there is no folder {tmp_path}/nowhere"),
+    ):
+        before = (tmp_path / "sheet.png").read_bytes()
+        with pytest.raises(SystemExit) as end:
+            cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / wrong)])
+        assert end.value.code == 1
+        assert message in capsys.readouterr().err
+        assert (tmp_path / "sheet.png").read_bytes() == before
+
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / "sheet.jpg")])
-    assert end.value.code == 1
-    assert "give a file that ends in .png" in capsys.readouterr().err
+        cli.main(["explain", out, "00001/b1", "--show"])
+    assert not end.value.code
+    assert capsys.readouterr().out.endswith("  shown in  00001_b1.png\n")
+    assert (tmp_path / "00001_b1.png").read_bytes() == before
 
 
-@pytest.mark.parametrize(("file", "reason"), [("there.png", "exists"), ("nowhere/x.png", "there is no folder")])
-def test_a_sheet_is_written_to_new_files_only(
-    file: str,
-    reason: str,
-    out: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_sheet_that_cannot_be_written_is_an_error_of_its_own(
+    out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    (tmp_path / "there.png").write_bytes(b"mine")
-    with pytest.raises(SystemExit) as end:
-        cli.main(["explain", out, "00001/b1", "--show", str(tmp_path / file)])
-    assert end.value.code == 1
-    assert reason in capsys.readouterr().err
-    assert (tmp_path / "there.png").read_bytes() == b"mine"
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(["explain", out, "00000/a2", "--show"])
+    assert "show=00000_a2.png cannot be written: No space left" in capsys.readouterr().err
 
 
 def test_a_shard_that_changed_is_not_shown(out: str, shards: Path) -> None:
     story = explain(out, "00001/b1")
-    (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes() + bytes(512))
-    with pytest.raises(ShardError, match=r"00001\.tar"):
+    write_tar(shards / "00000.tar", sample_members("a0", jpeg(99)) + sample_members("a1", jpeg(98)))
+    with pytest.raises(ShardError, match=r"00000\.tar.* changed since the run: 00000/a0 is no longer where it was"):
         show(out, story)
 
 
-def test_overrides_are_found_from_any_folder_and_missed_without_harm(
-    out: str,
-    tmp_path: Path,
-    cluster: ClusterSettings,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_overrides_that_are_gone_or_wrong_keep_nothing_from_being_told(
+    out: str, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.csv").write_text("00001/b1,keep\n")
     redecide(out, DecideSettings(overrides="mine.csv"), cluster)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert text(explain(out, "00001/b1")).startswith("00001/b1: kept, by hand")
+    assert text(explain(out, "00001/b1")).endswith("by hand   line 1: 00001/b1 keep")
+    assert Run.reopen(out).settings.decide.overrides == str(tmp_path / "mine.csv")
+    redecide(out, Run.reopen(out).settings.decide, cluster)
+
     (tmp_path / "mine.csv").unlink()
-    with caplog.at_level(logging.WARNING):
-        assert text(explain(out, "00001/b1")).startswith("00001/b1: kept, by hand")
-    assert "mine.csv: no such file" in caplog.text
+    told = text(explain(out, "00001/b1"))
+    assert told.startswith("00001/b1: kept, by hand\n")
+    assert told.endswith(
+        f"by hand   unknown: overrides={tmp_path}/mine.csv: no such file; "
+        "give a CSV file with sample_id,action,other, or none"
+    )
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(out: str) -> None:

@@ -63,6 +63,8 @@ def test_no_file_and_an_empty_one_say_nothing_but_are_not_the_same() -> None:
     ("text", "message"),
     [
         ("a/1,keep\na/2,drop\n", r"line 2: unknown action 'drop'; choose from keep, remove, separate"),
+        ("sample_id;action;other\na/1;keep;\n", r"line 1: its columns are divided by semicolons; save it with commas"),
+        ("a/1\tkeep\n", r"line 1: its columns are divided by tabs"),
         ("a/1\n", r"line 1: 1 columns; a row is sample_id,action,other"),
         ("a/1,keep,,\n", r"line 1: 4 columns"),
         (",keep\n", r"line 1: names no sample"),

@@ -140,6 +140,17 @@ class TestOfARun:
         redecide(str(run), DecideSettings(keep="lowest:score"), cluster)
         assert pq.read_table(run / "removed_urls.parquet")["url"].to_pylist() == ["http://host/a0"]
 
+    def test_weights_are_listed_where_a_run_weighs(
+        self, shards: Path, tmp_path: Path, cluster: ClusterSettings
+    ) -> None:
+        run = tmp_path / "run"
+        deduplicate([str(shards)], str(run), SETTINGS, cluster)
+        redecide(str(run), DecideSettings(weights="inverse"), cluster)
+        kept = pq.read_table(run / "kept_urls.parquet")
+        assert dict(zip(kept["url"].to_pylist(), kept["weight"].to_pylist(), strict=True)) == {
+            "http://host/a0": 0.5, "http://host/a1": 1, "http://host/b0": 0.5,
+        }  # fmt: skip
+
     def test_long_lists_are_folders(
         self, shards: Path, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
