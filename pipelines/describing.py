@@ -22,6 +22,7 @@ from dedup.errors import ShardError
 from dedup.records import Shard
 from dedup.run_folder import RunFolder
 from pipelines.client import KILLS_UNTIL_GIVEN_UP, slots
+from pipelines.download_statistics import read_statistics
 from pipelines.progress import Progress
 from pipelines.run_state import Run, shard_entry
 
@@ -75,6 +76,7 @@ def describe_shards(run: Run, client: Client) -> None:
     run.document["workers"] = _peaks(entries)
     run.document["shards"] = entries
     run.document["skipped_shards"] = skipped
+    run.document["downloaded"] = read_statistics(run.shards)
     seconds = {step: sum(entry["seconds"][step] for entry in entries) for step in describe.DescribeStats().seconds}
     fresh = sum(entry["samples"] for entry in entries if not entry.pop("resumed"))
     run.finish("describe", described=fresh, cpu_seconds=seconds)

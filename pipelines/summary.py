@@ -23,6 +23,7 @@ def text(run: Run) -> str:
         f"kept     {counts['kept']:>12,}  {_choice(document)}".rstrip(),
         f"removed  {counts['removed']:>12,}  {_by_method(counts)}".rstrip(),
         f"failed   {counts['failed']:>12,}",
+        *_downloaded(document),
         *_by_hand(document),
         f"embedder {_embedder(document)}",
         f"accepts  {_accepts(run.settings)}",
@@ -74,6 +75,17 @@ def _choice(document: dict[str, Any]) -> str:
     if "pooled" in effects:
         parts.append(f"captions pooled at {effects['pooled']:,} keepers ({settings['captions']})")
     return ", ".join(parts)
+
+
+def _downloaded(document: dict[str, Any]) -> list[str]:
+    """How much of the list of URLs is in the shards, where img2dataset left its statistics beside them."""
+    told = document.get("downloaded")
+    if not told:
+        return []
+    part = "" if told["shards"] == len(document["shards"]) else f" of {told['shards']:,} shards"
+    lost = [(told.get("failed_to_download", 0), "not downloaded"), (told.get("failed_to_resize", 0), "not resized")]
+    failed = "".join(f", {count:,} {how}" for count, how in lost if count)
+    return [f"urls     {told.get('count', 0):>12,}  listed{part}, {told.get('successes', 0):,} came{failed}"]
 
 
 def _by_hand(document: dict[str, Any]) -> list[str]:

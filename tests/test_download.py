@@ -25,14 +25,17 @@ import pytest
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError
 from dedup.manifest import read_manifest
+from dedup.records import Shard
 from dedup.run_folder import RunFolder
 from dedup.shards import ShardReader, list_shards
-from pipelines import cli
+from pipelines import cli, summary
 from pipelines import download as downloading
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.download import DownloadSettings, download, img2dataset_arguments, known_options
+from pipelines.download_statistics import read_statistics
 from pipelines.listed_urls import UrlList, carried_columns, read_url_list, write_copy
+from pipelines.run_state import Run
 from pipelines.settings import RunSettings
 from tests.shard_makers import encode, jpeg, picture
 
@@ -131,6 +134,11 @@ def test_from_urls_to_the_urls_of_the_clean_set_and_back(
     # Beside the tar lie img2dataset's table and statistics.
     assert {"00000.tar", "00000.parquet", "00000_stats.json"} <= {path.name for path in shards.iterdir()}
     deduplicate([str(shards)], str(run), SETTINGS, cluster)
+    finished = Run.reopen(str(run))
+    assert finished.document["downloaded"] == {
+        "shards": 1, "count": 8, "successes": 6, "failed_to_download": 2, "failed_to_resize": 0,
+    }  # fmt: skip
+    assert "\nurls                8  listed, 6 came, 2 not downloaded\n" in summary.text(finished)
     status = {row["url"].removeprefix(server): row["status"] for row in read_manifest(str(run)).to_pylist()}
     assert sorted([status.pop("/0.jpg"), status.pop("/copy.jpg")]) == ["kept", "removed"]
     assert status == {"/1.png": "kept", "/2.jpg": "kept", "/corrupt.jpg": "failed", "/page.jpg": "failed"}
@@ -152,6 +160,20 @@ def test_from_urls_to_the_urls_of_the_clean_set_and_back(
     counts = download(str(run / "kept_urls.parquet"), str(again), (*QUICK, *verified), DownloadSettings())
     assert counts == {"success": 3}
     assert contents(again) == {path: PICTURES[path] for path in rows}
+
+
+def test_statistics_that_are_partly_there_or_broken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shards = [Shard(str(tmp_path / name), name[:-4], 0, "") for name in ("a.tar", "b.tar", "c.tar")]
+    assert read_statistics(shards) is None
+    (tmp_path / "a_stats.json").write_text('{"count": 3, "successes": 2, "failed_to_download": 1}')
+    (tmp_path / "other_stats.json").write_text('{"count": 9}')
+    told = {"shards": 1, "count": 3, "successes": 2, "failed_to_download": 1}
+    assert read_statistics(shards) == told
+    (tmp_path / "b_stats.json").write_text("{")
+    (tmp_path / "c_stats.json").write_text("[]")
+    with caplog.at_level(logging.WARNING):
+        assert read_statistics(shards) == told
+    assert "2 statistics of downloads cannot be read, the first is" in caplog.text
 
 
 class TestFolder:
