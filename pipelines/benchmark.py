@@ -7,13 +7,13 @@ clean PHOTOS SMALL   cleaning beside copying the same shards, and whether every 
 filter SHARDS     what the filter of a webdataset loader costs of its throughput
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
+edges RUN         the pairs nearest to the threshold, as contact sheets, and their labels
 uniform LOOKALIKES   uniform sets: planted copies found, and what is removed that is no copy
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,19 +30,27 @@ from typing import Annotated, Any
 import imagehash
 import numpy as np
 from cyclopts import App, Parameter
-from PIL import Image, JpegImagePlugin
 
 from dedup.calibrate import PlantSettings
 from dedup.describe import DescribeSettings, describe_shard
 from dedup.errors import ConfigError, DedupError
 from dedup.images import decode
-from dedup.neighbors import SearchSettings, assign_cells, cosine_pairs_in_cell, train_cells
 from dedup.operating_curve import ProjectSettings
-from dedup.records import Sample
 from dedup.run_folder import RUN_FILE
-from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import calibrate, clean_benchmark, comparison, filter_benchmark, peers, uniform_benchmark
+from dedup.shards import ShardReader, list_shards
+from pipelines import (
+    calibrate,
+    clean_benchmark,
+    comparison,
+    filter_benchmark,
+    peers,
+    search_benchmark,
+    uniform_benchmark,
+)
+from pipelines import edges as edge_sheets
 from pipelines.client import ClusterSettings
+from pipelines.fit_small import LABELS
+from pipelines.multiplied import multiply, samples
 from pipelines.settings import RunSettings
 
 logger = logging.getLogger(__name__)
@@ -51,63 +59,6 @@ app = App(name="python -m pipelines.benchmark", help="The figures that the READM
 
 WITHOUT_EMBEDDER = ("--embedder", "none")
 CPU_STEPS = ("reading", "decoding", "hashing", "embedding")
-
-
-def samples(shards: str) -> Iterator[Sample]:
-    """All samples that have a picture."""
-    for shard in list_shards([shards])[1]:
-        yield from (sample for sample in ShardReader(shard) if sample.image is not None)
-
-
-def brightened(data: bytes, by: int) -> bytes:
-    """The picture as a JPEG of about the same size in bytes, `by` steps of 255 brighter: other bytes for each `by`."""
-    with Image.open(io.BytesIO(data)) as image:
-        if isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in ("L", "RGB"):
-            options: dict[str, Any] = {"qtables": image.quantization}  # its own quality
-            subsampling = JpegImagePlugin.get_sampling(image)
-            options["subsampling"] = max(subsampling, 0)
-            picture: Image.Image = image.copy()
-        else:
-            options, picture = {"quality": 90}, decode(data, min_side=0).rgb
-    buffer = io.BytesIO()
-    picture.point([min(255, value + by) for value in range(256)] * len(picture.getbands())).save(
-        buffer, "JPEG", **options
-    )
-    return buffer.getvalue()
-
-
-def multiply(shards: str, out: Path, times: int) -> int:
-    """Write the pictures `times` times, no bytes twice: out/shards/*.tar, and the same as files in out/files.
-
-    Gives the number of pictures. What is already there is used again.
-    """
-    done = out / "done.json"
-    recipe = {"shards": [[s.url, s.size, s.version] for s in list_shards([shards])[1]], "times": times}
-    if done.exists() and (before := json.loads(done.read_text()))["recipe"] == recipe:
-        return int(before["images"])
-    done.unlink(missing_ok=True)
-    files = out / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    for stale in (*files.iterdir(), *(out / "shards").glob("*.tar")):
-        stale.unlink()
-    images = 0
-    for number, shard in enumerate(list_shards([shards])[1]):
-        pictures = [sample for sample in ShardReader(shard) if sample.image is not None]
-        for again in range(times):
-            members = []
-            for position, sample in enumerate(pictures):
-                data = brightened(sample.image.data if sample.image else b"", again)
-                key = f"{number:03d}{again:03d}{position:06d}"
-                members += [
-                    (f"{key}.jpg", data),
-                    (f"{key}.txt", sample.text or b""),
-                    (f"{key}.json", sample.json or b"{}"),
-                ]
-                (files / f"{key}.jpg").write_bytes(data)
-            write_shard(str(out / "shards" / f"{number:03d}_{again:03d}.tar"), members)
-            images += len(pictures)
-    done.write_text(json.dumps({"recipe": recipe, "images": images}))
-    return images
 
 
 @dataclass(frozen=True)
@@ -301,53 +252,39 @@ def search(*, rows: int = 200_000, dim: int = 320, cells: int = 256, seed: int =
     seed
         Of the vectors.
     """
-    x, planted = planted_vectors(rows, dim, seed)
-    settings = SearchSettings(min_cosine=0.9, candidate_cosine=0.9, candidates_per_image=0, cells=cells)
-    started = time.perf_counter()
-    found = pairs_in_cells(x, settings)
-    in_cells = time.perf_counter() - started
-    started = time.perf_counter()
-    exact = pairs_exhaustively(x, settings)
-    exhaustively = time.perf_counter() - started
-    print(f"{rows:,} x {dim}, {cells} cells, {settings.assignments} assignments, {len(planted):,} planted pairs")
-    print(f"in cells {in_cells:.1f} s, exhaustively {exhaustively:.1f} s, ratio {exhaustively / in_cells:.1f}")
-    recall, of_planted = len(found & exact) / len(exact), len(found & planted) / len(planted)
-    print(f"recall of all pairs {recall:.5f}, of planted ones {of_planted:.5f}")
+    for line in search_benchmark.report(rows, dim, cells, seed):
+        print(line, flush=True)
 
 
-def planted_vectors(rows: int, dim: int, seed: int) -> tuple[np.ndarray[Any, Any], set[tuple[int, int]]]:
-    """(rows, dim) float16 unit vectors around a few hundred centres, and the pairs planted with a cosine >= 0.9."""
-    rng = np.random.default_rng(seed)
-    copies = rows // 11
-    centres = rng.standard_normal((300, dim), np.float32)
-    x = centres[rng.integers(0, 300, rows - copies)] + rng.standard_normal((rows - copies, dim), np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    of = rng.choice(rows - copies, copies, replace=False)
-    noise = rng.standard_normal((copies, dim), np.float32)
-    noise -= (noise * x[of]).sum(1, keepdims=True) * x[of]
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    cosine = rng.uniform(0.905, 1, (copies, 1)).astype(np.float32)
-    x = np.concatenate([x, cosine * x[of] + np.sqrt(1 - cosine**2) * noise]).astype(np.float16)
-    return x, {(int(a), int(b)) for a, b in zip(of, range(rows - copies, rows), strict=True)}
+@app.command
+def edges(
+    run: str,
+    *,
+    out: Path = Path("runs/edges"),
+    each: int = 100,
+    labels: Path = LABELS,
+    columns: int = 5,
+    side: int = 96,
+) -> None:
+    """Contact sheets of the pairs nearest to a run's threshold, and how many of them are one picture by the labels.
 
-
-def pairs_in_cells(x: np.ndarray[Any, Any], settings: SearchSettings) -> set[tuple[int, int]]:
-    """As a run searches: train on a sample, assign, search each cell."""
-    cells = settings.cells or 1
-    sample = np.random.default_rng(settings.seed).choice(len(x), min(len(x), 64 * cells), replace=False)
-    assigned = assign_cells(train_cells(x[np.sort(sample)], cells, settings.seed), x, settings.assignments)
-    found: set[tuple[int, int]] = set()
-    for cell in range(cells):
-        rows, column = np.nonzero(assigned == cell)
-        pairs = cosine_pairs_in_cell(x[rows], column == 0, settings)
-        found.update(zip(rows[pairs.i].tolist(), rows[pairs.j].tolist(), strict=True))
-    return found
-
-
-def pairs_exhaustively(x: np.ndarray[Any, Any], settings: SearchSettings) -> set[tuple[int, int]]:
-    """Every row against every other by the same search: all rows in one cell."""
-    pairs = cosine_pairs_in_cell(x, np.ones(len(x), dtype=bool), settings)
-    return set(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True))
+    Parameters
+    ----------
+    run
+        A finished run.
+    out
+        Folder for the sheets.
+    each
+        How many pairs on either side.
+    labels
+        A CSV of a, b, same.
+    columns
+        Pairs in a row of the sheets.
+    side
+        Pixels of a picture.
+    """
+    for line in edge_sheets.report(run, out, each, labels, columns, side):
+        print(line)
 
 
 @app.command(name="peers")

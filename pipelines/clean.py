@@ -27,7 +27,7 @@ from pipelines.progress import Progress
 from pipelines.run_state import Run
 
 CLEAN_FILE = "clean.json"
-FORMAT = 1  # of clean.json
+FORMAT = 2  # of clean.json
 _SECONDS_BETWEEN_SAVES = 10.0
 _TASK_BYTES = 64_000_000  # of input: smaller shards are written together
 _TASKS_PER_SLOT = 4  # at least, where there are so many shards, so that no worker waits long for the last one

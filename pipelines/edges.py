@@ -1,6 +1,6 @@
 """Contact sheets of the pairs nearest to a run's threshold, and how many of them are one picture by the labels.
 
-    python -m pipelines.edges RUN --out SHEETS
+    python -m pipelines.benchmark edges RUN --out SHEETS
 
 `above.jpg` and `below.jpg` show the pairs just accepted and just rejected, the nearest first; `edges.csv` lists them
 with the judgement that a person gave of each: yes, no, unsure, or none yet. Filled in and given as --labels, it turns
@@ -10,24 +10,20 @@ into shares with intervals.
 from __future__ import annotations
 
 import csv
-import logging
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cyclopts
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.contact_sheet import Panel, pair_sheet
-from dedup.errors import ConfigError, DedupError
+from dedup.errors import ConfigError
 from dedup.intervals import wilson
 from pipelines.explain import read_pictures
-from pipelines.fit_small import LABELS, read_labels
+from pipelines.fit_small import read_labels
 from pipelines.run_state import Run
-
-app = cyclopts.App(help=__doc__)
 
 _COLUMNS = ["a", "b", "probability"]
 _SORTED = {
@@ -74,33 +70,9 @@ def share(edges: list[Edge]) -> str:
     return f"{told}, {said['unsure']} unsure, {said['']} not judged"
 
 
-@app.default
-def main(
-    run: str,
-    *,
-    out: Path = Path("runs/edges"),
-    each: int = 100,
-    labels: Path = LABELS,
-    columns: int = 5,
-    side: int = 96,
-) -> None:
-    """Write above.jpg, below.jpg and edges.csv, and print the shares.
-
-    Parameters
-    ----------
-    run
-        A finished run.
-    out
-        Folder for the sheets.
-    each
-        How many pairs on either side.
-    labels
-        A CSV of a, b, same.
-    columns
-        Pairs in a row of the sheets.
-    side
-        Pixels of a picture.
-    """
+def report(run: str, out: Path, each: int, labels: Path, columns: int, side: int) -> Iterator[str]:
+    """Write above.jpg, below.jpg and edges.csv into `out`: `each` pairs on either side, `columns` in a row, pictures of
+    `side` pixels. Gives a line for each side."""
     opened = Run.reopen(run)
     found = nearest(opened, each, read_labels(labels))
     pictures = read_pictures(opened, {name for edges in found.values() for edge in edges for name in (edge.a, edge.b)})
@@ -114,23 +86,9 @@ def main(
         title = f"{len(edges)} pairs just {name} the threshold of {threshold:g}, the nearest first"
         if panels:
             pair_sheet(panels, columns=columns, side=side, title=title).save(out / f"{name}.jpg", quality=85)
-        print(f"just {name} {threshold:g}: {len(edges)} pairs, {share(edges)}")
+        yield f"just {name} {threshold:g}: {len(edges)} pairs, {share(edges)}"
     with (out / "edges.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["a", "b", "same", "probability", "side"])
         for name, edges in found.items():
             writer.writerows([edge.a, edge.b, edge.same, f"{edge.probability:.6f}", name] for edge in edges)
-
-
-def run_app() -> None:
-    """Entry point: errors of this project end with their message and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        app()
-    except DedupError as error:
-        print(f"edges: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    run_app()

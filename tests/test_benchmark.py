@@ -17,7 +17,7 @@ from dedup.images import decode
 from dedup.neighbors import SearchSettings, brute_force_pairs
 from dedup.planting import TRUTH_SCHEMA
 from dedup.shards import ShardReader, list_shards, write_shard
-from pipelines import benchmark, comparison, peers
+from pipelines import benchmark, comparison, multiplied, peers, search_benchmark
 from pipelines.comparison import Planting, make_planting
 from pipelines.sample import photographs
 
@@ -35,14 +35,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestMultiply:
     def test_no_bytes_repeat_and_the_files_are_what_the_shards_hold(self, photos: Path, tmp_path: Path) -> None:
-        assert benchmark.multiply(str(photos), tmp_path, 3) == 36
+        assert multiplied.multiply(str(photos), tmp_path, 3) == 36
         files = {path.stem: path.read_bytes() for path in (tmp_path / "files").iterdir()}
         assert len(files) == len(set(files.values())) == 36
-        assert {s.key: s.image.data for s in benchmark.samples(str(tmp_path / "shards")) if s.image} == files
+        assert {s.key: s.image.data for s in multiplied.samples(str(tmp_path / "shards")) if s.image} == files
 
     def test_the_copies_are_as_large_as_the_pictures(self, photos: Path, tmp_path: Path) -> None:
-        benchmark.multiply(str(photos), tmp_path, 2)
-        before = sum(len(s.image.data) for s in benchmark.samples(str(photos)) if s.image)
+        multiplied.multiply(str(photos), tmp_path, 2)
+        before = sum(len(s.image.data) for s in multiplied.samples(str(photos)) if s.image)
         after = sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) / 2
         assert after == pytest.approx(before, rel=0.1)
 
@@ -50,11 +50,11 @@ class TestMultiply:
         def times() -> list[int]:
             return sorted(path.stat().st_mtime_ns for path in (tmp_path / "files").iterdir())
 
-        benchmark.multiply(str(photos), tmp_path, 1)
+        multiplied.multiply(str(photos), tmp_path, 1)
         before = times()
-        assert benchmark.multiply(str(photos), tmp_path, 1) == 12
+        assert multiplied.multiply(str(photos), tmp_path, 1) == 12
         assert times() == before
-        assert benchmark.multiply(str(photos), tmp_path, 2) == 24
+        assert multiplied.multiply(str(photos), tmp_path, 2) == 24
         assert len(times()) == 24
 
 
@@ -63,7 +63,7 @@ def test_any_picture_is_brightened_into_other_bytes(mode: str) -> None:
     buffer = io.BytesIO()
     picture = Image.new(mode, (40, 30), "grey")
     picture.save(buffer, "PNG" if mode == "RGBA" else "JPEG")
-    copies = [benchmark.brightened(buffer.getvalue(), by) for by in range(4)]
+    copies = [multiplied.brightened(buffer.getvalue(), by) for by in range(4)]
     assert len(set(copies)) == 4
     levels = [np.asarray(decode(copy, min_side=0).rgb).mean() for copy in copies]
     assert levels == sorted(levels)
@@ -87,7 +87,7 @@ def test_hash_distances_are_counted_bit_by_bit(photos: Path, monkeypatch: pytest
 
 class TestSearch:
     def test_planted_pairs_are_as_near_as_said(self) -> None:
-        x, planted = benchmark.planted_vectors(600, 64, seed=1)
+        x, planted = search_benchmark.planted_vectors(600, 64, seed=1)
         assert x.shape == (600, 64)
         assert np.linalg.norm(x.astype(float), axis=1) == pytest.approx(np.ones(600), abs=2e-3)
         pairs = brute_force_pairs(x, 0.9)
@@ -95,12 +95,16 @@ class TestSearch:
         assert len(planted) == 600 // 11
 
     def test_one_cell_finds_what_exhaustive_search_finds_and_several_nearly_so(self) -> None:
-        x, _ = benchmark.planted_vectors(3000, 32, seed=2)
+        x, _ = search_benchmark.planted_vectors(3000, 32, seed=2)
         settings = SearchSettings(min_cosine=0.9, candidate_cosine=0.9, candidates_per_image=0, cells=1)
         exact = brute_force_pairs(x, 0.9)
         reference = set(zip(exact.i.tolist(), exact.j.tolist(), strict=True))
-        assert benchmark.pairs_in_cells(x, settings) == benchmark.pairs_exhaustively(x, settings) == reference
-        found = benchmark.pairs_in_cells(x, SearchSettings(min_cosine=0.9, candidates_per_image=0, cells=8))
+        assert (
+            search_benchmark.pairs_in_cells(x, settings)
+            == search_benchmark.pairs_exhaustively(x, settings)
+            == reference
+        )
+        found = search_benchmark.pairs_in_cells(x, SearchSettings(min_cosine=0.9, candidates_per_image=0, cells=8))
         assert found <= reference
         assert len(found) > 0.9 * len(reference)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from dedup.errors import ConfigError
 from dedup.records import PAIR_SCHEMA
 from dedup.run_folder import RunFolder
-from pipelines import edges
+from pipelines import benchmark
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.edges import Edge, nearest, share
@@ -60,7 +60,7 @@ def test_shares_count_what_a_person_could_tell() -> None:
 def test_sheets_and_a_list_to_fill_in_come_from_a_run(shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
     out = tmp_path / "run"
     deduplicate([str(shards)], str(out), RunSettings(), cluster)
-    edges.main(str(out), out=tmp_path / "sheets")
+    benchmark.edges(str(out), out=tmp_path / "sheets")
     with Image.open(tmp_path / "sheets" / "above.jpg") as sheet:
         assert sheet.width > 2 * 96
     listed = (tmp_path / "sheets" / "edges.csv").read_text()
