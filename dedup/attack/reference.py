@@ -28,7 +28,7 @@ GROUPS_SCHEMA = pa.schema(
         pa.field("group", pa.int64(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # one of KINDS
         pa.field("copies", pa.int32(), nullable=False),  # k, in the set before cleaning; 0 for held_out
-        pa.field("near", pa.bool_(), nullable=False),  # a canary of near copies instead of exact ones
+        pa.field("near", pa.bool_(), nullable=False),  # of near copies instead of exact ones: a canary, or its twin
         pa.field("outlier", pa.float32()),  # higher stands further apart; null until measured
     ]
 )
@@ -79,5 +79,5 @@ class Reference:
 
     @property
     def near(self) -> npt.NDArray[np.bool_]:
-        """(U,) bool: the canaries of near copies."""
+        """(U,) bool: the canaries of near copies, and their held-out twins."""
         return np.asarray(self.groups["near"].to_numpy(zero_copy_only=False))
