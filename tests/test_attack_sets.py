@@ -98,7 +98,10 @@ def test_twins_of_near_canaries_have_as_many_variants_of_the_same_kinds_and_are_
     assert len(twins) == 3
     assert not any(twins & set(arm(planted).tolist()) for arm in ARMS.values())
     reference = planted.reference()
-    assert [int((reference.group == g).sum()) for g in np.flatnonzero(reference.is_kind("held_out"))] == [1, 1, 1, 1, 3]
+    held_out = np.flatnonzero(reference.is_kind("held_out"))
+    assert [int((reference.group == g).sum()) for g in held_out] == [1, 1, 1, 1, 3]
+    assert [int(reference.rivals[reference.group == g].sum()) for g in held_out] == [1] * 5
+    assert reference.rivals.sum() == len(reference.images) - 2
 
 
 def test_exact_copies_are_the_same_bytes_and_near_ones_are_not() -> None:

@@ -3,7 +3,7 @@
     pool ──check──▶ enough? ──draw(seed)──▶ planted samples ──dedup──▶ SeedSet ──ARMS──▶ rows an arm trains on
 
 Which picture becomes what is drawn anew for each seed. Canaries at each level of copies come in two kinds: exact copies
-of one file, and near copies (recompressed, cropped, mirrored, ...). Held-out twins of near ones have such copies, too.
+of one file, and near copies (recompressed, cropped, mirrored, ...), as their held-out twins have.
 """
 
 from __future__ import annotations
@@ -239,13 +239,15 @@ class SeedSet:
         return first
 
     def reference(self) -> Reference:
-        """Every different picture of every group."""
+        """Every different picture of every group; the near copies of held-out twins are no rivals."""
         variants: dict[tuple[int, bytes], int] = {}
         for row, (group, image) in enumerate(zip(self.group.tolist(), self.table["image"].to_pylist(), strict=True)):
             variants.setdefault((group, image), row)
         rows = np.array(list(variants.values()))
-        groups = self.table.filter(pa.array(self.first_of_group())).select(GROUPS_SCHEMA.names).cast(GROUPS_SCHEMA)
-        return Reference(self.images[rows], self.group[rows], groups.combine_chunks())
+        first = self.first_of_group()
+        groups = self.table.filter(pa.array(first)).select(GROUPS_SCHEMA.names).cast(GROUPS_SCHEMA)
+        rival = first[rows] | (self.kind[rows] != "held_out")
+        return Reference(self.images[rows], self.group[rows], groups.combine_chunks(), rival)
 
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """(U,) bool: the groups of which `rows` hold a picture."""
