@@ -65,7 +65,7 @@ format: $(STAMP) ## let ruff format the code
 type: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(STAMP) ## the figures in README.md: PHOTOS=, CIFAR= and LOOKALIKES= are folders of shards
+bench: $(STAMP) ## the figures in README.md, but for the attack's (make attack): PHOTOS=, CIFAR= and LOOKALIKES= are folders of shards
 	$(BIN)/python -m pipelines.benchmark describe '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark phash '$(PHOTOS)'
 	$(BIN)/python -m pipelines.benchmark cifar '$(CIFAR)'

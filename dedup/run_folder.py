@@ -118,6 +118,16 @@ class RunFolder:
         sizes = {str(path)[len(prefix) :]: int(info["size"]) for path, info in found.items()}
         return {name: size for name, size in sizes.items() if not _ASIDE.search(name)}
 
+    def content(self) -> list[str]:
+        """Names of the files and folders directly in the folder, sorted; its own where it is a file, [] where it does
+        not exist. What a killed process left aside does not count."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        if not fs.exists(root):
+            return []
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
+        return sorted(name for name in names if not _ASIDE.search(name))
+
     def remove(self, name: str) -> None:
         fs, root = self._fs
         if fs.exists(f"{root}/{name}"):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.attack.cleaning import cleaning_errors
 from dedup.attack.experiment import samples_name
 from dedup.attack.outliers import outlier_scores
 from dedup.attack.patches import patches
 from dedup.attack.pool import Picture, Pool, distinct
 from dedup.attack.profiles import AttackSettings
-from dedup.attack.sets import check, draw, samples_table, shard_members
+from dedup.attack.sets import SeedSet, check, draw, samples_table, shard_members
 from dedup.decisions import DecideSettings
 from dedup.embedders import Embedder, resolve
 from dedup.errors import ConfigError, ManifestError, ShardError
@@ -146,7 +147,18 @@ def prepare_seed(
     manifest = read_manifest(run, ["key", "status"])
     kept = manifest.filter(pc.equal(manifest["status"], "kept"))["key"].to_pylist()
     _check_complete(run, manifest["key"], samples)
-    folder.write_table(samples_name(seed), samples_table(samples, set(kept), scores, settings.view))
+    table = samples_table(samples, set(kept), scores, settings.view)
+    warn_of_errors(cleaning_errors(SeedSet(table, settings.view.shape, seed)))
+    folder.write_table(samples_name(seed), table)
+
+
+def warn_of_errors(errors: Mapping[str, Any]) -> None:
+    """Says before anything is trained where `cleaning_errors` leave refill short of pictures."""
+    if missing := errors["refill_missing"]:
+        logger.warning(
+            "seed %d: refill lacks %d pictures of the old size; cleaning removed more than was planted",
+            errors["seed"], missing,
+        )  # fmt: skip
 
 
 def _check_complete(run: str, keys: pa.ChunkedArray, samples: Sequence[Any]) -> None:

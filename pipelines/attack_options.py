@@ -54,8 +54,10 @@ class AttackOptions:
     generations: int | None = None
     """Images drawn from each model."""
 
-    attack: str | None = None
-    """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation."""
+    attack: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None
+    """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation; and by
+    which attacks membership is inferred: loss_threshold, lira. Given once for each; of a kind that is not named the
+    profile's are taken. Tiles and templates are compared in the group that is nearest by l2."""
 
     captions: str | None = None
     """What models are told of a picture: none, shared, own or unique."""
@@ -66,8 +68,11 @@ class AttackOptions:
     closed_form: bool | None = None
     """Check the scoring with the optimal denoiser."""
 
+    unconditional_seeds: int | None = None
+    """Where captions are told: of how many seeds models without captions are trained too."""
+
     shadows: int | None = None
-    """Shadow models for membership inference; 0 leaves it out."""
+    """Shadow models of each seed, for the attack lira."""
 
     prompts: int | None = None
     """Captions answered many times (generate and filter); needs captions unique."""

@@ -271,16 +271,18 @@ def attack_models(
     run
         A finished run folder, whose images are used; by default patches of photographs that dependencies ship.
     out
-        Where attack.json, the matches and the plots go; by default runs/attack-PROFILE.
+        Where attack.json, the matches and the plots go: a new or empty folder, or that of the same attack, which goes
+        on; by default runs/attack-PROFILE.
     profile
         smoke (less than a minute), standard (some minutes on two cores) or full (for GPUs). The options below change
         what a profile sets.
     device
         auto, cpu or cuda.
     """
-    from pipelines import attack  # here, because it takes seconds that other commands need not spend
+    from pipelines import attack, attack_summary  # here, because it takes seconds that other commands need not spend
 
-    print(attack.text(attack.run_profile(run, out or f"runs/attack-{profile}", profile, options, cluster, device)))
+    document = attack.run_profile(run, out or f"runs/attack-{profile}", profile, options, cluster, device)
+    print(attack_summary.text(document))
 
 
 @app.command(name="sample")

@@ -46,6 +46,42 @@ def test_by_hand() -> None:
     assert found["contrast"] == pytest.approx(0, abs=1e-6)
 
 
+def with_versions(pictures: Images, versions: Images, rival: bool) -> Reference:
+    """Each picture a group, and `versions` more images of the last one."""
+    count, more = len(pictures), len(versions)
+    table = group_table(["single"] * (count - 1) + ["held_out"], [1] * (count - 1) + [0])
+    group = np.array([*range(count), *[count - 1] * more])
+    return Reference(np.concatenate([pictures, versions]), group, table, np.array([True] * count + [rival] * more))
+
+
+def test_versions_that_are_no_rivals_can_be_hit_and_hide_no_other_group() -> None:
+    pictures = noise(60, 0)
+    versions = np.concatenate([near_to(pictures[:1], 0.2, 1), np.ascontiguousarray(pictures[-1:, :, :, ::-1])])
+    of_first, of_version = near_to(pictures[:1], 0.05, 2), near_to(versions[1:], 0.02, 3)
+    made = np.concatenate([of_first, of_version])
+    as_rivals = match(made, with_versions(pictures, versions, rival=True), MatchSettings())
+    matches = match(made, with_versions(pictures, versions, rival=False), MatchSettings())
+    without = match(made, with_versions(pictures, versions[:0], rival=False), MatchSettings())
+    assert matches["group"].to_pylist() == [0, 59]
+    assert matches["variant"].to_pylist() == [0, 61]
+    for column in MATCH_SCHEMA.names:
+        assert matches[column][0] == without[column][0], column
+    assert as_rivals["second_group"][0].as_py() == 59
+    assert as_rivals["gap"][0].as_py() > 1.5 * matches["gap"][0].as_py()
+    # Its own picture is no second group for a version: the nearest of the other 59 is, and R is over these.
+    others = np.sort([float(np.sqrt(np.mean((made[1] - picture) ** 2))) for picture in pictures[:59]])
+    assert matches["second_distance"][1].as_py() == pytest.approx(others[0], rel=1e-5)
+    mean = others[:50].mean()
+    assert matches["adaptive_generation"][1].as_py() == pytest.approx(
+        matches["distance"][1].as_py() / (0.5 * mean), rel=1e-4
+    )
+
+
+def test_each_group_needs_a_rival() -> None:
+    with pytest.raises(ConfigError, match="needs an image that is a rival"):
+        Reference(noise(2, 0), np.arange(2), group_table(["single"] * 2, [1, 1]), np.array([True, False]))
+
+
 def test_fewer_neighbours_than_asked_for_are_all_taken() -> None:
     found = row(0.48, (0.5, 0.4, 0.8), (0, 1, 2), adaptive_neighbors=50, adaptive_scale=1)
     assert found["adaptive_image"] == pytest.approx(0.02 / 0.2)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dedup.attack.membership import MembershipSettings, Roc, denoising_losses, lira, roc_of
+from dedup.attack.arm_membership import compare_membership, membership_of_arm
+from dedup.attack.membership import ATTACKS, MembershipSettings, Roc, denoising_losses, lira, roc_of
 from dedup.attack.shadows import LOSSES_SCHEMA, halves, losses_table, membership_curves, membership_report
 from dedup.errors import ConfigError
 from tests.attack_makers import noise
@@ -107,18 +108,20 @@ def test_each_picture_is_in_half_of_the_models_and_models_differ() -> None:
 
 
 def test_every_model_is_attacked_and_scores_are_pooled() -> None:
-    losses, member = simulated(8, 300)
     rows = np.arange(300)
-    tables = [losses_table(rows, member[model], losses[model]) for model in range(8)]
-    assert all(table.schema.equals(LOSSES_SCHEMA) for table in tables)
-    curves, by_model = membership_curves(tables)
-    assert len(by_model) == 8
-    assert curves["LiRA"].members == curves["LiRA"].non_members == 8 * 150
-    assert curves["LiRA"].auc == pytest.approx(np.mean(by_model), abs=0.05)
-    assert curves["LiRA"].auc > curves["loss threshold"].auc + 0.1
-    report = membership_report(tables)
-    assert report["LiRA"]["tpr_at_0.1%"] is not None
-    assert report["models"] == 8
+    by_seed = []
+    for seed in range(3):
+        losses, member = simulated(8, 300, seed)
+        by_seed.append([losses_table(rows, member[model], losses[model]) for model in range(8)])
+    assert all(table.schema.equals(LOSSES_SCHEMA) for tables in by_seed for table in tables)
+    curves, aucs = membership_curves(by_seed)
+    assert curves["lira"].members == curves["lira"].non_members == 3 * 8 * 150
+    assert curves["lira"].auc == pytest.approx(np.mean([auc["lira"] for auc in aucs]), abs=0.05)
+    assert curves["lira"].auc > curves["loss_threshold"].auc + 0.1
+    report = membership_report(by_seed)
+    assert report["lira"]["tpr_at_0.1%"] is not None
+    assert (report["models"], report["seeds"], len(report["lira"]["by_seed"])) == (8, 3, 3)
+    assert report["lira"]["auc_low"] <= report["lira"]["auc_over_seeds"] <= report["lira"]["auc_high"]
 
 
 @pytest.mark.parametrize("change", [{"sigmas": ()}, {"sigmas": (0.0,)}, {"draws": 1}, {"batch": 0}])
@@ -130,3 +133,50 @@ def test_unusable_settings_are_refused(change: dict[str, Any]) -> None:
 def test_a_curve_is_what_its_counts_say() -> None:
     curve = Roc(np.array([0.0, 1.0]), np.array([0.0, 1.0]), 0.5, 3, 4)
     assert curve.to_json() == {"auc": 0.5, "tpr_at_1%": None, "tpr_at_0.1%": None, "members": 3, "non_members": 4}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+class TestEveryAttackOnMembership:
+    def test_scores_are_higher_for_members(self, attack: str) -> None:
+        rng = np.random.default_rng(0)
+        member = halves(9 + 1, 400, 0)
+        losses = np.exp(-1.0 * member[:, :, None] + rng.normal(0, 0.3, (10, 400, 2)))
+        scores = ATTACKS[attack](losses[0], losses[1:], member[1:])
+        assert scores.shape == (400,)
+        assert roc_of(scores, member[0]).auc > 0.9
+
+    def test_arms_are_asked_of_singles_and_canaries_apart(self, attack: str) -> None:
+        """Singles leak nothing here and canaries much, against the same pictures that the arm has not seen."""
+        rng = np.random.default_rng(0)
+        kind = np.array(["single"] * 100 + ["canary"] * 50 + ["held_out"] * 50)
+        trained = np.isin(kind, ["single", "canary"])
+        member = halves(8, 200, 0)
+        logs = rng.normal(0, 0.3, (8, 200, 1)) - 0.5 * member[:, :, None]
+        shadows = [losses_table(np.arange(200), member[m], np.exp(logs[m])) for m in range(8)]
+        own = rng.normal(0, 0.3, (200, 1)) - 1.0 * (kind == "canary")[:, None]
+        table = losses_table(np.arange(200), trained, np.exp(own))
+        shown = membership_of_arm(attack, table, kind, shadows)
+        assert (shown["single"]["members"], shown["canary"]["members"]) == (100, 50)
+        assert shown["single"]["non_members"] == shown["canary"]["non_members"] == 50
+        assert shown["canary"]["auc"] > 0.9
+        assert 0.35 < shown["single"]["auc"] < 0.65
+
+
+def test_arms_are_compared_by_membership_paired_by_seed() -> None:
+    def entries(*aucs: float) -> list[dict[str, Any]]:
+        rates = {"tpr_at_1%": 0.1, "tpr_at_0.1%": None}
+        return [
+            {"seed": seed, "membership": {"lira": {"single": None, "canary": {"auc": auc, **rates}}}}
+            for seed, auc in enumerate(aucs)
+        ]
+
+    rows = compare_membership({"duplicated": entries(0.8, 0.9, 0.7), "deduplicated": entries(0.6, 0.7, 0.5)})
+    assert [(row["of"], row["measure"]) for row in rows] == [("canary", "auc"), ("canary", "tpr_at_1%")]
+    auc = rows[0]
+    assert (auc["attack"], auc["arm"], auc["against"], auc["seeds"]) == ("lira", "deduplicated", "duplicated", 3)
+    assert (auc["base"], auc["value"]) == (pytest.approx(0.8), pytest.approx(0.6))
+    assert auc["difference"] == pytest.approx(-0.2)
+    # Paired: the seeds differ, their differences do not.
+    assert (auc["low"], auc["high"]) == pytest.approx((-0.2, -0.2))
+    two = compare_membership({"duplicated": entries(0.8, 0.9), "deduplicated": entries(0.6, 0.7)})
+    assert two[0]["low"] is None

@@ -21,11 +21,11 @@ from dedup.attack.edm import (
     loss_weight,
     noise_like,
 )
-from dedup.attack.gan import GanSettings, train_gan
+from dedup.attack.gan import GanSettings, GanTraining, train_gan
 from dedup.attack.training import Training, TrainSettings
 from dedup.attack.utility import energy_distance, held_out_loss
 from dedup.errors import ConfigError
-from tests.attack_makers import noise
+from tests.attack_makers import near_to, noise
 
 SHAPE = (1, 8, 8)
 TINY: dict[str, NetworkSettings] = {
@@ -130,6 +130,32 @@ def test_a_conditional_generation_depends_on_its_label() -> None:
     np.testing.assert_allclose(mixed[[1, 3]], ones[[1, 3]], atol=1e-5)
 
 
+def test_the_null_label_is_trained_and_tells_what_images_have_in_common() -> None:
+    """Of images that their labels tell apart, captions never seen say nothing, and the null label says enough."""
+    images = np.concatenate([near_to(np.repeat(noise(1, seed=s), 8, 0), 0.05, s) for s in range(2)])
+    labels = np.repeat(np.arange(2), 8)
+    network = NetworkSettings("mlp", width=64, depth=1)
+    losses = {}
+    for share in (0.1, 1e-9):
+        settings = TrainSettings(steps=300, batch=16, ema=0.9, drop_labels=share)
+        trained = Training(images, labels, 3, network, settings, 0)
+        trained.run_to(300)
+        model = trained.generator(SAMPLER).denoiser
+        for label in (2, trained.null_label):
+            asked = np.full(len(images), label, np.int64)
+            losses[share, label] = held_out_loss(model, images, asked, trained.device)
+    assert trained.null_label == 3
+    assert losses[0.1, 3] < 0.8 * min(losses[0.1, 2], losses[1e-9, 2], losses[1e-9, 3])
+
+
+def test_unconditional_training_draws_no_labels() -> None:
+    """So that what conditional models need changes nothing for the others."""
+    few, many = (training(settings=replace(TRAIN, drop_labels=share)) for share in (0.1, 0.9))
+    for trained in (few, many):
+        trained.run_to(12)
+    assert np.array_equal(few.generator(SAMPLER).sample(4, 0), many.generator(SAMPLER).sample(4, 0))
+
+
 def test_training_learns_and_is_the_same_each_time() -> None:
     images = noise(4, seed=5)
     settings = TrainSettings(steps=150, batch=16, ema=0.9)
@@ -166,10 +192,34 @@ def test_a_checkpoint_of_another_training_is_refused(change: str) -> None:
         training().resume(other.checkpoint(), "a.pt")
 
 
-@pytest.mark.parametrize("damaged", [b"", b"no checkpoint", b"PK\x03\x04cut"])
-def test_a_damaged_checkpoint_is_refused(damaged: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"a\.pt is no whole checkpoint"):
+@pytest.mark.parametrize("damage", ["empty", "other", "cut", "flipped", "longer"])
+def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
+    whole = training().checkpoint()
+    middle = len(whole) // 2
+    damaged = {
+        "empty": b"",
+        "other": b"PK\x03\x04cut",
+        "cut": whole[:middle],
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "longer": whole + b"0",
+    }[damage]
+    with pytest.raises(ConfigError, match=r"a\.pt is no whole checkpoint: delete it"):
         training().resume(damaged, "a.pt")
+
+
+def test_an_interrupted_gan_goes_on_to_the_same_weights_and_refuses_other_checkpoints() -> None:
+    images, settings = noise(8, seed=0), GanSettings(gan_steps=12, gan_width=32, gan_batch=4)
+    part = GanTraining(images, settings, seed=0)
+    part.run_to(5)
+    resumed = GanTraining(images, settings, seed=0)
+    resumed.resume(part.checkpoint(), "gan.pt")
+    assert resumed.step == 5
+    resumed.run_to(12)
+    whole = train_gan(images, settings, 0, sample_batch=8)
+    assert np.array_equal(resumed.generator(8).sample(4, 1), whole.sample(4, 1))
+    for other in (GanTraining(images, settings, 1), GanTraining(images[:7], settings, 0)):
+        with pytest.raises(ConfigError, match=r"gan\.pt is a checkpoint of other settings"):
+            other.resume(part.checkpoint(), "gan.pt")
 
 
 def test_arms_share_the_draws_of_a_step() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup.attack.outliers import extraction_by_outlier, outlier_scores
+from dedup.attack.outliers import extraction_by_outlier, outlier_scores, pooled_terciles
 from dedup.attack.reference import GROUPS_SCHEMA, Reference
 from dedup.errors import ConfigError
 from tests.attack_makers import group_table, noise
@@ -61,3 +63,17 @@ def test_without_scores_it_is_refused() -> None:
     reference = Reference(noise(3, 0), np.arange(3), group_table(["single"] * 3, [1] * 3))
     with pytest.raises(ConfigError, match="no outlier scores"):
         extraction_by_outlier(reference, np.zeros(3, bool))
+
+
+def test_terciles_are_pooled_over_seeds_within_each_level() -> None:
+    def row(kind: str, k: int, tercile: int, hit: int) -> dict[str, Any]:
+        return {"kind": kind, "near": False, "k": k, "tercile": tercile, "groups": 4, "hit": hit}
+
+    by_seed = [[row("canary", 8, 0, hit), row("canary", 8, 2, 4), row("single", 1, 0, 0)] for hit in (1, 2, 0)]
+    pooled = {(row["kind"], row["k"], row["tercile"]): row for row in pooled_terciles(by_seed)}
+    assert len(pooled) == 3
+    ordinary = pooled["canary", 8, 0]
+    assert (ordinary["seeds"], ordinary["groups"], ordinary["hit"], ordinary["rate"]) == (3, 12, 3, 0.25)
+    assert 0 <= ordinary["low"] < 0.25 < ordinary["high"] < 1
+    assert pooled["canary", 8, 2]["low"] < pooled["canary", 8, 2]["rate"] == 1
+    assert pooled["single", 1, 0]["high"] > 0

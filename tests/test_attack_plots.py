@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dedup.attack import plots
+from dedup.attack import plot_style, plots, published_plots
 from dedup.attack.extraction import MatchSettings, extract, match
 from dedup.attack.membership import roc_of
+from dedup.attack.outliers import pooled_terciles
 from dedup.attack.reference import Reference
-from dedup.attack.scoring import ArmScore, compare_arms, score_arm
+from dedup.attack.scoring import ArmScore, compare_arms, compare_unique, score_arm
 from dedup.errors import ConfigError
 from tests.attack_makers import group_table, near_to, noise
 
@@ -22,7 +23,7 @@ def scored(hit_share: float, seed: int) -> ArmScore:
     kinds = ["canary"] * 12 + ["single"] * 6 + ["held_out"] * 6
     copies = [1] * 3 + [8] * 3 + [32] * 6 + [1] * 6 + [0] * 6
     reference = Reference(
-        noise(24, 0), np.arange(24), group_table(kinds, copies, [False] * 9 + [True] * 3 + [False] * 12)
+        noise(24, 0), np.arange(24), group_table(kinds, copies, [False] * 9 + [True] * 3 + [False] * 9 + [True] * 3)
     )
     leaked = np.flatnonzero(rng.random(12) < hit_share)
     made = np.concatenate([near_to(reference.images[leaked], 0.01, seed), noise(5, seed + 50)])
@@ -41,18 +42,34 @@ def content() -> dict[str, Any]:
             entry = {"seed": seed, **score.to_json()}
             curve = [{"steps": n, "rates": entry["rates"], "held_out_loss": 1.0 / n} for n in (10, 20)]
             grows = [{"generations": n, "extracted": n} for n in (1, 4)]
-            entries.append({**entry, "curve": curve, "generations_curve": grows})
+            terciles = [
+                {"kind": "canary", "near": near, "k": 8, "tercile": tercile, "groups": 2, "hit": tercile}
+                for near in (False, True)
+                for tercile in range(3)
+            ]
+            entries.append({**entry, "curve": curve, "generations_curve": grows, "outliers": terciles})
         arms[arm] = {"seeds": entries}
-    return {"arms": arms, "comparisons": compare_arms(scores)}
+    pooled = {arm: pooled_terciles([seed["outliers"] for seed in arms[arm]["seeds"]]) for arm in arms}
+    gan = {seed: scored(0.3, seed) for seed in range(3)}
+    settings = {"captions": "none", "view": {"side": 12, "colour": False}, "network": {"model": "mlp"}}
+    return {
+        "settings": settings,
+        "arms": arms,
+        "unconditional": {},
+        "comparisons": compare_arms(scores),
+        "unique": compare_unique(scores),
+        "outliers": [{"arm": arm, **row} for arm, rows in pooled.items() for row in rows],
+        "gan": {"against_diffusion": compare_unique({"duplicated": scores["duplicated"]}, others={"GAN": gan})[0]},
+    }
 
 
 def test_there_is_a_figure_for_everything_that_has_data(content: dict[str, Any]) -> None:
-    assert set(plots.figures(content)) == {"extraction", "ratios", "steps", "generations"}
+    assert set(plots.figures(content)) == {"extraction", "ratios", "steps", "generations", "outliers"}
     bare = {
         arm: {"seeds": [{**seed, "curve": [], "generations_curve": []} for seed in entry["seeds"]]}
         for arm, entry in content["arms"].items()
     }
-    assert set(plots.figures({**content, "arms": bare})) == {"extraction", "ratios"}
+    assert set(plots.figures({**content, "arms": bare, "outliers": []})) == {"extraction", "ratios"}
 
 
 def test_extraction_is_drawn_at_its_copies_for_each_arm(content: dict[str, Any]) -> None:
@@ -69,11 +86,51 @@ def test_extraction_is_drawn_at_its_copies_for_each_arm(content: dict[str, Any])
 
 
 def test_published_ratios_are_labelled_as_another_protocol(content: dict[str, Any]) -> None:
-    (axes,) = plots.forest(content).axes
+    (axes,) = published_plots.forest(content).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert sum("published, another protocol" in label for label in labels) == 2
+    assert sum("published, another protocol" in label for label in labels) == 3
+    assert "deduplicated: unique per unique image (no hit: 0 and its bound)" in labels
+    assert "GAN: unique per unique image" in labels
     assert any("no hit" in label for label in labels if label.startswith("deduplicated"))
-    assert {round(ratio, 2) for _, ratio in plots.PUBLISHED} == {0.77, 0.86}
+    assert {round(ratio, 2) for _, ratio in published_plots.PUBLISHED} == {0.77, 0.86}
+
+
+def test_no_ratio_is_drawn_beside_the_axes(content: dict[str, Any]) -> None:
+    high = {**content["unique"][0], "ratio": 5.0, "ratio_low": 2.0, "ratio_high": None}
+    (axes,) = published_plots.forest({**content, "unique": [high]}).axes
+    x = np.concatenate([np.asarray(line.get_xdata(), float) for line in axes.get_lines()])
+    assert x.max() <= max(published_plots.RATIOS_TO, 2.0)
+    assert any(text.get_text() == "5.0" for text in axes.texts)
+
+
+def test_twins_are_drawn_beside_the_canaries_of_their_kind(content: dict[str, Any]) -> None:
+    for axes, near in zip(plots.extraction_by_copies(content).axes, (False, True), strict=True):
+        at = [line.get_xdata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1]
+        twins = [x for x in at if x < min(axes.get_xticks()) * 1.3]
+        assert len(twins) == len(content["arms"]), near
+
+
+def test_terciles_are_drawn_within_each_level_before_and_after(content: dict[str, Any]) -> None:
+    figure = plots.outliers(content)
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"{arm}, {kind} copies" for arm in ("duplicated", "deduplicated") for kind in ("exact", "near")
+    ]
+    for axes in figure.axes:
+        heights = [line.get_ydata()[0] for line in axes.get_lines() if len(line.get_ydata()) == 1]
+        assert sorted(heights) == [0, 0.5, 1]
+
+
+def test_published_curves_stand_only_beside_unconditional_models_of_their_kind(content: dict[str, Any]) -> None:
+    def published(settings: dict[str, Any], plain: dict[str, Any]) -> int:
+        (axes,) = published_plots.generations({**content, "settings": settings, "unconditional": plain}).axes
+        return sum("published, another protocol" in text.get_text() for text in axes.get_legend().get_texts())
+
+    alike = {"captions": "none", "view": {"side": 32, "colour": True}, "network": {"model": "unet"}}
+    assert published(alike, {}) == len(published_plots.PUBLISHED_UNIQUE)
+    assert published(content["settings"], {}) == 0
+    captioned = {**alike, "captions": "unique"}
+    assert published(captioned, {}) == 0
+    assert published(captioned, {"duplicated": content["arms"]["duplicated"]}) == len(published_plots.PUBLISHED_UNIQUE)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -104,7 +161,7 @@ def test_curves_are_cut_where_nothing_was_measured() -> None:
 
 
 def test_files_are_the_same_each_time(content: dict[str, Any]) -> None:
-    first, second = (plots.files("ratios", plots.forest(content)) for _ in range(2))
+    first, second = (plot_style.files("ratios", published_plots.forest(content)) for _ in range(2))
     assert first.keys() == {"ratios.png", "ratios.svg"}
     assert first == second
     assert first["ratios.png"].startswith(b"\x89PNG")

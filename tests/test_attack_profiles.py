@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from dedup.attack import forecast
+from dedup.attack.attacks import ATTACKS
 from dedup.attack.forecast import hours
+from dedup.attack.membership import MIN_NON_MEMBERS
 from dedup.attack.profiles import PROFILES, AttackSettings, override, profile_named
 from dedup.attack.sets import ARMS
 from dedup.errors import ConfigError
+from pipelines.attack import settings_of
 from pipelines.attack_options import AttackOptions
 
 
@@ -35,10 +39,12 @@ def test_every_option_is_a_setting() -> None:
     values: dict[str, Any] = {
         "side": 16, "colour": True, "levels": (1, 2), "exact": 2, "near": 2, "singles": 5, "seeds": 4,
         "arms": ("oracle",), "model": "unet", "width": 64, "depth": 2, "steps": 40, "batch": 9, "generations": 11,
-        "attack": "l2", "captions": "unique", "gan_seeds": 2, "closed_form": False, "shadows": 8, "prompts": 3,
+        "attack": ("l2", "lira"), "captions": "unique", "gan_seeds": 2, "closed_form": False, "shadows": 8,
+        "prompts": 3, "unconditional_seeds": 1,
     }  # fmt: skip
     assert values.keys() == {field.name for field in dataclasses.fields(AttackOptions)}
-    text = json.dumps(override(PROFILES["smoke"], values).to_json())
+    text = json.dumps(settings_of("smoke", AttackOptions(**values)).to_json())
+    values |= {"attack": "l2", "inference": ("lira",)}
     for name, value in values.items():
         assert f'"{name}": {json.dumps(value)}' in text
 
@@ -46,7 +52,7 @@ def test_every_option_is_a_setting() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"attack": "magic"}, "unknown attack 'magic'.*gap"),
+        ({"attack": "magic"}, "unknown extraction attack 'magic'.*gap"),
         ({"model": "magic"}, "model=magic.*mlp, unet"),
         ({"arms": ("oracle", "magic")}, "unknown arms magic.*random-drop"),
         ({"captions": "magic"}, "captions=magic.*unique"),
@@ -56,6 +62,13 @@ def test_every_option_is_a_setting() -> None:
         ({"prompts": -1}, "prompts=-1: must be at least 0"),
         ({"shadows": 7}, "shadows=7"),
         ({"shadows": 2}, "even number from 6"),
+        ({"attack": "lira"}, "unknown extraction attack 'lira'.*gap"),
+        ({"inference": ("gap",)}, "unknown membership attack 'gap'.*lira"),
+        ({"arms": ("oracle", "oracle")}, "arms=oracle, oracle.*only once"),
+        ({"arms": ()}, "name one at least"),
+        ({"unconditional_seeds": 1}, "without captions every model is"),
+        ({"captions": "own", "unconditional_seeds": 9}, "unconditional_seeds=9"),
+        ({"drop_labels": 0.0}, "drop_labels=0"),
         ({"prompts": 3}, "prompts=3 needs captions=unique"),
         ({"model": "unet", "depth": 4, "side": 12, "width": 32}, "multiple of 8"),
     ],
@@ -70,6 +83,46 @@ def test_an_unknown_profile_is_refused() -> None:
         profile_named("huge")
 
 
-def test_the_forecast_grows_with_the_work() -> None:
-    small: AttackSettings = override(PROFILES["smoke"], {"steps": 20, "generations": 20})
-    assert 0 < hours(small, "cpu") < hours(override(small, {"seeds": 500}), "cpu")
+def test_the_forecast_is_positive_on_this_machine() -> None:
+    small: AttackSettings = override(PROFILES["smoke"], {"steps": 20, "generations": 20, "batch": 8, "gan_steps": 10})
+    assert 0 < hours(small, "cpu") < 1
+    assert hours(small, "auto") > 0
+
+
+def test_the_forecast_counts_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a second for each measurement: three training steps, a batch of generations, three steps of the GAN."""
+    monkeypatch.setattr(forecast, "_seconds", lambda work, device: 1.0)  # noqa: ARG005
+    one: AttackSettings = override(
+        PROFILES["smoke"],
+        {
+            "steps": 300, "checkpoints": 1, "generations": 640, "batch": 64, "gan_steps": 30, "arms": ("oracle",),
+            "singles": 2, "levels": (1,), "exact": 1, "near": 0, "sigmas": (1.0,), "draws": 76,
+        },
+    )  # fmt: skip
+    assert one.plan.needed == 4
+    losses = 4 * 76 / (64 * 19)  # of 19 evaluations for each generation
+    model, gan = 100 + 10 + losses, 10
+    assert 3600 * hours(one, "cpu") == pytest.approx(model + gan)
+    more = override(
+        one,
+        {"seeds": 3, "gan_seeds": 2, "inference": ("lira",), "shadows": 6, "captions": "own", "unconditional_seeds": 2},
+    )
+    shadow = 100 + losses
+    assert 3600 * hours(more, "cpu") == pytest.approx(3 * model + 2 * 2 * model + 3 * 6 * shadow + 2 * gan)
+
+
+def test_attacks_named_on_the_command_line_replace_those_of_their_kind_alone() -> None:
+    full = PROFILES["full"]
+    assert set(ATTACKS.values()) == {"extraction", "membership"}
+    assert settings_of("full", AttackOptions(attack=("l2",))) == override(full, {"attack": "l2"})
+    only = settings_of("full", AttackOptions(attack=("loss_threshold",)))
+    assert (only.attack, only.inference, only.shadow_models) == (full.attack, ("loss_threshold",), 0)
+    both = settings_of("smoke", AttackOptions(attack=("lira", "template", "loss_threshold"), shadows=6))
+    assert (both.attack, both.inference, both.shadow_models) == ("template", ("lira", "loss_threshold"), 6)
+
+
+def test_the_full_profile_has_models_without_captions_to_stand_beside_published_ones() -> None:
+    full = PROFILES["full"]
+    assert full.captions != "none"
+    assert full.unconditional_seeds >= 3
+    assert full.plan.redundant >= MIN_NON_MEMBERS  # which refill's pictures are, for most arms

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from dedup.attack.experiment import Task, run_task
+from dedup.attack.experiment import Experiment, Task, resolve_device, samples_name
+from dedup.attack.gan import GanTraining
 from dedup.attack.profiles import PROFILES, AttackSettings, override
-from dedup.attack.sets import ARMS, SAMPLES_SCHEMA
+from dedup.attack.sets import ARMS, CAPTIONS, SAMPLES_SCHEMA
+from dedup.attack.tasks import run_task, tasks
 from dedup.attack.training import Training
 from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError
 from dedup.run_folder import RunFolder
 from pipelines import attack as attack_module
-from pipelines.attack import attack, report, tasks, text
-from pipelines.attack_data import cleaning_settings, run_pictures
+from pipelines.attack import attack
+from pipelines.attack_data import cleaning_settings, run_pictures, warn_of_errors
+from pipelines.attack_report import report
+from pipelines.attack_summary import text
 from pipelines.cli import main
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
@@ -88,6 +98,11 @@ def test_its_text_has_every_arm_the_check_and_the_verdict(smoke: tuple[Path, dic
         assert f"\n{arm} " in shown or shown.startswith(f"{arm} ")
     assert "GAN on duplicated" in shown
     assert "closed form: emissions follow the copies" in shown
+    assert "\ncleaning missed 0 of 76 exact and " in shown
+    assert "\nunique images extracted, GAN / diffusion on the same set: " in shown
+    assert "\ncanaries never hit (of each: at most one in 134 generations is a copy of it, 95 %): duplicated " in shown
+    assert "; false positives 0 % exact, 0 % near; " in document["verdict"]
+    assert document["gan"]["against_diffusion"]["ratio"] < 1
     odd = document | {"closed_form": document["closed_form"] | {"p": 1e-9}, "cautions": ["too loose"]}
     assert "closed form: emissions do NOT follow the copies" in text(odd)
     assert "\ncaution: too loose\n" in text(odd)
@@ -95,22 +110,59 @@ def test_its_text_has_every_arm_the_check_and_the_verdict(smoke: tuple[Path, dic
     assert "copies >= 8: extraction" in document["verdict"]
 
 
+def without_times(content: Any) -> Any:
+    """What is left of attack.json without the seconds that its parts took."""
+    if isinstance(content, dict):
+        return {name: without_times(value) for name, value in content.items() if name not in ("seconds", "timings")}
+    return [without_times(value) for value in content] if isinstance(content, list) else content
+
+
 def test_a_second_call_only_reads_and_other_settings_are_refused(
-    smoke: tuple[Path, dict[str, Any]], cluster: ClusterSettings
+    smoke: tuple[Path, dict[str, Any]], cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, document = smoke
     before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.json")}
-    again = attack(str(out), PROFILES["smoke"], cluster)
-    assert {name: again[name] for name in ("arms", "gan", "comparisons")} == {
-        name: document[name] for name in ("arms", "gan", "comparisons")
-    }
+    with monkeypatch.context() as patch:
+        for unneeded in ("load_pool", "outliers", "prepare_seed", "hours"):
+            patch.setattr(attack_module, unneeded, no_training)
+        again = attack(str(out), PROFILES["smoke"], cluster)
     assert {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.json")} == before
+    assert json.dumps(without_times(again)) == json.dumps(without_times(document))
     with pytest.raises(ConfigError, match=r"settings\.train\.steps: 600 in the folder, 601 asked"):
         attack(str(out), override(PROFILES["smoke"], {"steps": 601}), cluster)
 
 
-def interrupted_after(last: int, run_to: Callable[[Training, int], None]) -> Callable[[Training, int], None]:
-    def interrupted(training: Training, step: int) -> None:
+@pytest.mark.timeout(900)
+def test_the_command_goes_on_after_ctrl_c_to_the_same_results(
+    smoke: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "pipelines.cli", "attack", "--profile", "smoke", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while process.poll() is None and not (left := list(out.glob("checkpoints/*/*.pt"))):
+            time.sleep(0.02)
+        checkpoints = {path: path.read_bytes() for path in left}
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert not (out / "attack.json").exists()
+    for path, content in checkpoints.items():  # as if the workers had not had some seconds to finish what they did
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        (out / "results" / path.parent.name / f"{path.stem}.json").unlink(missing_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "membership of canaries by loss_threshold" in done.stdout
+    first, second = (json.loads((folder / "attack.json").read_text()) for folder in (smoke[0], out))
+    assert json.dumps(without_times(first)) == json.dumps(without_times(second))
+
+
+Run = Callable[[Any, int], None]
+
+
+def interrupted_after(last: int, run_to: Run) -> Run:
+    def interrupted(training: Any, step: int) -> None:
         if step > last:
             raise KeyboardInterrupt
         run_to(training, step)
@@ -118,47 +170,130 @@ def interrupted_after(last: int, run_to: Callable[[Training, int], None]) -> Cal
     return interrupted
 
 
+@pytest.mark.parametrize(
+    ("task", "training"),
+    [
+        (Task("arm", 0, "oracle"), Training),
+        (Task("shadow", 0, "shadow-3"), Training),
+        (Task("gan", 0, "gan"), GanTraining),
+    ],
+)
 def test_a_task_gives_the_same_result_again_and_goes_on_from_its_checkpoint(
-    smoke: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task,
+    training: type[Training] | type[GanTraining],
+    smoke: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, _ = smoke
-    settings = override(PROFILES["smoke"], {"steps": 40, "generations": 50, "width": 32})
-    samples = RunFolder(out).read_table("samples/seed-0.parquet")
-    results = {}
+    settings = override(
+        PROFILES["smoke"], {"steps": 40, "gan_steps": 40, "generations": 50, "width": 32, "inference": ("lira",)}
+    )
+    samples = RunFolder(out).read_table(samples_name(0))
+    results, written = {}, {}
     for name in ("whole", "interrupted"):
         folder = RunFolder(tmp_path / name)
-        folder.write_table("samples/seed-0.parquet", samples)
-        task = Task("arm", 0, "oracle")
+        folder.write_table(samples_name(0), samples)
         if name == "interrupted":
             with monkeypatch.context() as patch:
-                patch.setattr(Training, "run_to", interrupted_after(20, Training.run_to))
+                patch.setattr(training, "run_to", interrupted_after(20, training.run_to))
                 with pytest.raises(KeyboardInterrupt):
                     run_task(folder, settings, task, "cpu")
-            assert folder.exists("checkpoints/seed-0/oracle.pt")
+            assert folder.exists(task.file("checkpoints", "pt"))
         results[name] = run_task(folder, settings, task, "cpu")
         results[name].pop("seconds")
+        files = list((tmp_path / name).rglob("*.parquet"))
+        written[name] = {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files}
+        assert not folder.exists(task.file("checkpoints", "pt"))
     assert results["whole"] == results["interrupted"]
+    assert written["whole"] == written["interrupted"]
+
+
+def test_a_damaged_checkpoint_is_named(smoke: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, task = RunFolder(tmp_path), Task("arm", 0, "oracle")
+    folder.write_table(samples_name(0), RunFolder(smoke[0]).read_table(samples_name(0)))
+    folder.write_bytes(task.file("checkpoints", "pt"), b"damaged")
+    with pytest.raises(ConfigError, match=r"checkpoints/seed-0/oracle\.pt is no whole checkpoint: delete it"):
+        run_task(folder, TINY, task, "cpu")
+
+
+@pytest.mark.parametrize("captions", CAPTIONS)
+def test_losses_are_measured_with_a_label_that_was_trained(captions: str, smoke: tuple[Path, dict[str, Any]]) -> None:
+    """Those of held-out pictures never were, and would make any of them look unlike the training set."""
+    settings = override(PROFILES["smoke"], {"captions": captions})
+    experiment = Experiment(RunFolder(smoke[0]), settings, 0, "cpu")
+    label = {"none": None, "shared": 0}.get(captions, experiment.label_count)  # the null label, by default
+    asked: set[int | None] = set()
+
+    def model(noisy: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001
+        asked.update([None] if labels is None else labels.tolist())
+        return noisy
+
+    experiment.held_out_loss(model)
+    experiment.losses(model)
+    assert asked == {label}
+    assert experiment.measured_with == {"none": None, "shared": "shared"}.get(captions, "null")
+
+
+def test_each_held_out_picture_is_measured_once(smoke: tuple[Path, dict[str, Any]]) -> None:
+    experiment = Experiment(RunFolder(smoke[0]), PROFILES["smoke"], 0, "cpu")
+    assert len(experiment.held_out) == len(PROFILES["smoke"].plan.canaries())
+    assert len(experiment.set.rows("held_out")) > len(experiment.held_out)
+
+
+def test_refill_that_falls_short_is_told(
+    smoke: tuple[Path, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, document = smoke
+    samples = RunFolder(out).read_table(samples_name(0))
+    kept = pc.if_else(pc.equal(samples["kind"], "single"), False, samples["kept"])
+    fewer = samples.set_column(samples.schema.get_field_index("kept"), samples.schema.field("kept"), kept)
+    folder = RunFolder(tmp_path)
+    folder.write_table(samples_name(0), fewer)
+    results = {Task("arm", 0, arm): content["seeds"][0] for arm, content in document["arms"].items()}
+    shown = report(folder, override(PROFILES["smoke"], {"gan_seeds": 0, "closed_form": False}), None, results)
+    lacking = shown["cleaning"][0]["refill_missing"]
+    assert lacking > 90
+    assert f"deduplicated+refill lacks {lacking} pictures of the old size in 1 of 1 seeds" in text(shown)
+    with caplog.at_level("WARNING"):
+        warn_of_errors(shown["cleaning"][0])
+        warn_of_errors(document["cleaning"][0])
+    assert [record.message for record in caplog.records] == [
+        f"seed 0: refill lacks {lacking} pictures of the old size; cleaning removed more than was planted"
+    ]
 
 
 def test_every_part_of_the_full_profile_runs_at_small_size(tmp_path: Path, cluster: ClusterSettings) -> None:
     settings = override(
         TINY,
         {
-            "model": "unet", "captions": "unique", "shadows": 6, "prompts": 2, "colour": True, "gan_seeds": 0,
-            "arms": ("duplicated", "deduplicated"), "closed_form": False, "steps": 4, "generations": 12, "batch": 4,
-            "prompt_generations": 4, "sampler_steps": 2, "draws": 2,
+            "model": "unet", "captions": "unique", "inference": ("lira", "loss_threshold"), "shadows": 6, "prompts": 2,
+            "colour": True, "gan_seeds": 0, "unconditional_seeds": 1, "arms": ("duplicated", "deduplicated"),
+            "closed_form": False, "steps": 4, "generations": 12, "batch": 4, "prompt_generations": 4,
+            "sampler_steps": 2, "draws": 2,
         },
     )  # fmt: skip
     document = attack(str(tmp_path / "out"), settings, cluster)
-    assert document["membership"]["models"] == 6
+    shadows = document["membership"]["shadows"]
+    assert (shadows["models"], shadows["seeds"]) == (6, 1)
     pictures = settings.plan.needed
-    assert document["membership"]["LiRA"]["members"] == document["membership"]["LiRA"]["non_members"] == 3 * pictures
-    assert 0 <= document["membership"]["LiRA"]["auc"] <= 1
+    assert shadows["lira"]["members"] == shadows["lira"]["non_members"] == 3 * pictures
+    entry = document["arms"]["duplicated"]["seeds"][0]
+    for attack_name in ("lira", "loss_threshold"):
+        assert 0 <= shadows[attack_name]["auc"] <= 1
+        assert entry["membership"][attack_name]["single"]["members"] == settings.plan.singles
+    assert entry["utility"]["measured_with"] == "null"
+    assert set(document["unconditional"]) == {"duplicated", "deduplicated"}
+    assert document["unconditional"]["duplicated"]["seeds"][0]["utility"]["measured_with"] is None
     answers = document["arms"]["duplicated"]["seeds"][0]["prompts"]
     assert [row["copies"] for row in answers["prompts"]] == [4, 4]
     assert answers["held_out"] == len(settings.plan.canaries())
     assert (tmp_path / "out/plots/membership.png").exists()
-    assert "membership by LiRA: AUC" in text(document)
+    shown = text(document)
+    assert "membership by lira, 6 shadow models of each of 1 seeds: AUC" in shown
+    assert "membership of canaries by lira, duplicated -> deduplicated: AUC" in shown
+    assert "measured with the null label" in shown
+    assert "\nuncaptioned, duplicated" in shown
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +387,30 @@ class TestBadInputIsRefusedBeforeAnyTraining:
         finally:
             shard.write_bytes(original)
 
+    def test_a_device_that_the_workers_lack(self, tmp_path: Path, cluster: ClusterSettings) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+        with pytest.raises(ConfigError, match=r"device=cuda: .* has 0 CUDA devices; take --device cpu, or auto"):
+            attack(str(tmp_path / "out"), TINY, cluster, device="cuda")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_that_holds_something_else(
+        self, users_run: Path, cluster: ClusterSettings, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match="holds a run of `dedup run`: choose another OUT"):
+            attack(str(users_run / "run"), TINY, cluster)
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/notes.txt").write_text("mine")
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/settings.json").write_text("{}")
+        for folder, name in (("a", "notes.txt"), ("b", "settings.json"), ("a/notes.txt", "notes.txt")):
+            with pytest.raises(ConfigError, match=rf"holds {name}, which is of no attack: choose another OUT"):
+                attack(str(tmp_path / folder), TINY, cluster)
+        assert (tmp_path / "a/notes.txt").read_text() == "mine"
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(AssertionError, match="trained before"):  # an empty one is taken
+            attack(str(tmp_path / "empty"), TINY, cluster)
+
     def test_no_run(self, tmp_path: Path, cluster: ClusterSettings) -> None:
         with pytest.raises(ManifestError, match="no run folder"):
             attack(str(tmp_path / "out"), TINY, cluster, run=str(tmp_path))
@@ -260,7 +419,13 @@ class TestBadInputIsRefusedBeforeAnyTraining:
         ("arguments", "message"),
         [
             (["--profile", "huge"], "profile=huge: known are smoke, standard, full"),
-            (["--attack", "magic"], "unknown attack 'magic'"),
+            (["--attack", "magic"], "unknown attack 'magic': choose from gap, l2"),
+            (["--attack", "lira", "--attack", "magic"], "adaptive_generation, loss_threshold, lira"),
+            (["--attack", "l2", "--attack", "gap"], "attack=l2, gap: one of these decides"),
+            (["--shadows", "8"], "add --attack lira"),
+            (["--arms", "oracle", "--arms", "oracle"], "arms=oracle, oracle: name one at least, and each only once"),
+            (["--device", "banana"], "device=banana: choose auto, cpu or cuda"),
+            (["--device", "mps"], "device=mps: choose auto, cpu or cuda"),
             (["--model", "magic"], "model=magic: known are mlp, unet"),
         ],
     )
@@ -273,16 +438,36 @@ class TestBadInputIsRefusedBeforeAnyTraining:
         assert message in capsys.readouterr().err
 
 
+def test_the_device_is_looked_for_where_models_are_trained(
+    tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the driver has: here it would lack what the workers, processes of their own, have."""
+    asked: list[str] = []
+    monkeypatch.setattr(attack_module, "_run_tasks", lambda *given: asked.append(given[-1]) or no_training())
+    monkeypatch.setattr(attack_module, "prepare_seed", lambda *_: None)
+    monkeypatch.setattr(attack_module, "outliers", lambda _: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == "cuda"
+    with pytest.raises(AssertionError, match="trained before"):
+        attack(str(tmp_path / "out"), TINY, cluster)
+    assert asked == ["auto"]
+
+
 def test_tasks_are_all_seeds_by_arms_and_the_extras() -> None:
     settings: AttackSettings = override(TINY, {"seeds": 2, "shadows": 6, "gan_seeds": 1})
     kinds = Counter(task.kind for task in tasks(settings))
-    assert kinds == {"arm": 10, "shadow": 6, "gan": 1, "closed_form": 1}
-    assert len(set(tasks(settings))) == 18
+    assert kinds == {"arm": 10, "gan": 1, "closed_form": 1}
+    more = override(settings, {"inference": ("lira",), "captions": "own", "unconditional_seeds": 1})
+    kinds = Counter(task.kind for task in tasks(more))
+    assert kinds == {"arm": 10, "unconditional": 2, "shadow": 12, "gan": 1, "closed_form": 1}
+    assert len(set(tasks(more))) == 26
 
 
 def test_the_report_of_several_seeds_has_intervals(smoke: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    _, document = smoke
+    out, document = smoke
     settings = override(PROFILES["smoke"], {"seeds": 3, "gan_seeds": 0, "closed_form": False})
+    for seed in range(3):
+        RunFolder(tmp_path).write_table(samples_name(seed), RunFolder(out).read_table(samples_name(0)))
     results = {
         Task("arm", seed, arm): {**content["seeds"][0], "seed": seed}
         for arm, content in document["arms"].items()
@@ -292,4 +477,11 @@ def test_the_report_of_several_seeds_has_intervals(smoke: tuple[Path, dict[str, 
     rows = [row for row in shown["comparisons"] if row["arm"] == "deduplicated" and row["against"] == "duplicated"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in rows)
     assert shown["equivalence"]
+    (unique,) = (row for row in shown["unique"] if row["arm"] == "deduplicated")
+    assert unique["ratio_low"] <= unique["ratio"] <= unique["ratio_high"]
+    assert {row["seeds"] for row in shown["outliers"]} == {3}
+    assert "published, by another protocol: 0.86" in text(shown)
+    aucs = [row for row in shown["membership"]["comparisons"] if row["measure"] == "auc"]
+    assert {(row["of"], row["seeds"]) for row in aucs} == {("single", 3), ("canary", 3)}
+    assert all(row["low"] <= row["difference"] <= row["high"] for row in aucs)
     assert "3 seeds" in shown["verdict"]

@@ -16,12 +16,14 @@ from dedup.attack.scoring import (
     Rate,
     arm_rates,
     compare_arms,
+    compare_unique,
     equivalences,
     generations_curve,
+    never_hit,
     score_arm,
 )
 from dedup.attack.statistics import Hits
-from dedup.attack.verdict import verdict
+from dedup.attack.verdict import cautions, verdict
 from dedup.errors import ConfigError
 from tests.attack_makers import group_table, noise
 
@@ -54,6 +56,48 @@ def test_by_hand() -> None:
     assert result.absent == Count(3, 2, (0, 2))
     assert (result.unique_groups, result.unique_extracted) == (6, 3)
     assert (result.generations, result.extracted_generations, result.false_generations) == (7, 6, 2)
+
+
+def test_twins_of_exact_and_of_near_canaries_are_counted_apart() -> None:
+    near = [n in (2, 7) for n in range(9)]
+    reference = Reference(noise(9, 0), np.arange(9), group_table(KINDS, [8, 8, 8, 2, 1, 1, 0, 0, 1], near))
+    result = score_arm(generated(0, 7), reference, np.ones(2, bool), PRESENT)
+    assert result.twins == (Rate(1, 0, (), near=False, k=0), Rate(1, 1, (0,), near=True, k=0))
+    assert result.held_out == Count(2, 1, (1,))
+    assert ArmScore.from_json(json.loads(json.dumps(result.to_json()))) == result
+    rows = [row for row in arm_rates({0: result, 1: result, 2: result}) if row["kind"] == "held_out"]
+    assert [(row["near"], row["hit"], row["groups"]) for row in rows] == [(None, 3, 6), (False, 0, 3), (True, 3, 3)]
+    scores = {arm: {0: result} for arm in ("duplicated", "deduplicated")}
+    assert "; false positives 0 % exact, 100 % near; " in verdict(scores)
+    assert any("of the held-out twins of near canaries" in said for said in cautions(scores))
+
+
+def test_canaries_never_hit_have_a_bound_by_the_rule_of_three() -> None:
+    bound = never_hit(scored(0, 2, *[4] * 998))
+    assert (bound["canaries"], bound["of"]) == (2, 4)
+    assert bound["emitted_below"] == pytest.approx(3 / 1000, rel=0.01)
+
+
+def unique(extracted: int, groups: int) -> ArmScore:
+    return replace(scored(0), unique_extracted=extracted, unique_groups=groups)
+
+
+def test_unique_groups_per_unique_group_are_compared_over_seeds() -> None:
+    before = {seed: unique(n, 100) for seed, n in enumerate((20, 24, 22))}
+    after = {seed: unique(n, 50) for seed, n in enumerate((5, 6, 5))}
+    gan = {0: unique(2, 100)}
+    rows = compare_unique({"duplicated": before, "deduplicated": after}, others={"GAN": gan})
+    assert [(row["arm"], row["seeds"], row["extracted"], row["groups"]) for row in rows] == [
+        ("deduplicated", 3, 16, 150),
+        ("GAN", 1, 2, 100),
+    ]
+    row = rows[0]
+    assert (row["share"], row["base_share"]) == (pytest.approx(16 / 150), pytest.approx(0.22))
+    assert row["ratio"] == pytest.approx(16 / 150 / 0.22)
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+    assert rows[1]["ratio"] == pytest.approx(0.1)
+    assert rows[1]["ratio_low"] is None
+    json.dumps(rows, allow_nan=False)
 
 
 def test_a_dropped_canary_counts_as_not_extracted() -> None:

@@ -75,11 +75,33 @@ def test_every_picture_has_one_part_and_canaries_their_copies() -> None:
     sources = Counter(sample.source for sample in samples)
     by_group = Counter(sample.group for sample in samples)
     for sample in samples:
-        assert by_group[sample.group] == max(1, sample.copies) == sources[sample.source]
+        occurs = 3 if sample.kind == "held_out" and sample.near else max(1, sample.copies)
+        assert by_group[sample.group] == occurs == sources[sample.source]
         assert sample.kind in KINDS
     kinds = Counter(sample.kind for sample in samples)
-    assert kinds == {"single": 4, "canary": 2 * 1 + 3 * 3, "held_out": 5, "refill": 6}
+    assert kinds == {"single": 4, "canary": 2 * 1 + 3 * 3, "held_out": 4 * 1 + 3, "refill": 6}
     assert len({sample.picture.key for sample in samples}) == len(samples)
+
+
+def test_twins_of_near_canaries_have_as_many_variants_of_the_same_kinds_and_are_never_trained_on() -> None:
+    plan = PlanSettings(levels=(1, 8), exact=1, near=2, singles=0)
+    samples = draw(pool_of(plan.needed), plan, seed=0, side=VIEW.side)
+    transforms: dict[str, list[list[str]]] = {"canary": [], "held_out": []}
+    for group in sorted({sample.group for sample in samples if sample.near}):
+        members = [sample for sample in samples if sample.group == group]
+        transforms[members[0].kind].append([member.transform for member in members])
+    assert [len(members) for members in transforms["held_out"]] == [8, 8]
+    for kind in transforms:
+        assert all({"exact", *NEAR_TRANSFORMS} == set(members) for members in transforms[kind])
+    planted = seed_set()
+    twins = {row for row in rows_of(planted, "held_out") if planted.table["near"][row].as_py()}
+    assert len(twins) == 3
+    assert not any(twins & set(arm(planted).tolist()) for arm in ARMS.values())
+    reference = planted.reference()
+    held_out = np.flatnonzero(reference.is_kind("held_out"))
+    assert [int((reference.group == g).sum()) for g in held_out] == [1, 1, 1, 1, 3]
+    assert [int(reference.rivals[reference.group == g].sum()) for g in held_out] == [1] * 5
+    assert reference.rivals.sum() == len(reference.images) - 2
 
 
 def test_exact_copies_are_the_same_bytes_and_near_ones_are_not() -> None:
@@ -151,7 +173,7 @@ def test_the_reference_has_each_variant_of_each_group_once() -> None:
     planted = seed_set()
     reference = planted.reference()
     assert len(reference.groups) == PLAN.needed
-    assert len(reference.images) == PLAN.needed + 2  # two near copies differ from their original
+    assert len(reference.images) == PLAN.needed + 2 + 2  # near copies of a canary and of its twin differ from these
     assert Counter(reference.groups["kind"].to_pylist()) == {"single": 4, "canary": 5, "held_out": 5, "refill": 6}
     assert sorted(reference.copies[reference.is_kind("canary")]) == [1, 1, 3, 3, 3]
     assert reference.groups["outlier"].to_pylist() == [0.5] * PLAN.needed

@@ -17,6 +17,7 @@ from dedup.attack.statistics import (
     emission_test,
     rate_interval,
     ratio_interval,
+    share_ratio_interval,
     t_interval,
     zero_hits_bound,
 )
@@ -80,6 +81,36 @@ def test_ratio_by_hand() -> None:
     assert interval.estimate == pytest.approx(0.9 / 2.55)
     for bound in (interval.low, interval.high):  # Fieller's bounds are where the paired t test just rejects
         assert stats.ttest_1samp(arm.mean(1) - bound * base.mean(1), 0).pvalue == pytest.approx(0.05, abs=1e-6)
+
+
+def test_ratio_of_shares_by_hand_and_at_its_ends() -> None:
+    arm, base = np.array([[5, 50], [6, 50], [5, 50]]), np.array([[20, 100], [24, 100], [22, 100]])
+    interval = share_ratio_interval(arm, base)
+    assert interval.estimate == pytest.approx(16 / 66 * 2)
+    spread = 1.96 * math.sqrt(1 / 16 - 1 / 150 + 1 / 66 - 1 / 300)  # wider here than Fieller's over such equal seeds
+    bounds = interval.estimate * math.exp(-spread), interval.estimate * math.exp(spread)
+    assert (interval.low, interval.high) == pytest.approx(bounds, rel=1e-3)
+    none = share_ratio_interval(arm * [0, 1], base)
+    assert (none.estimate, none.low) == (0, 0)
+    assert none.high == pytest.approx(3 / 150 / 0.22, rel=0.02)
+    assert math.isnan(share_ratio_interval(arm, base * [0, 1]).estimate)
+    assert "too few seeds" in share_ratio_interval(arm[:2], base[:2]).method
+    with pytest.raises(ConfigError, match="of the same seeds"):
+        share_ratio_interval(arm[:2], base)
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_coverage_of_the_ratio_of_shares(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    groups, base_groups, repeats = 400, 500, 400
+    held = 0
+    for _ in range(repeats):
+        effect = np.exp(rng.normal(0, 0.1, seeds))
+        arm = np.stack([rng.binomial(groups, 0.04 * effect), np.full(seeds, groups)], 1)
+        base = np.stack([rng.binomial(base_groups, 0.1 * effect), np.full(seeds, base_groups)], 1)
+        interval = share_ratio_interval(arm, base)
+        held += interval.low <= 0.4 <= interval.high
+    assert held / repeats > 0.93
 
 
 def test_ratio_where_an_arm_has_no_hit() -> None:

@@ -88,3 +88,12 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 def test_fingerprints_tell_settings_apart() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert len({fingerprint({"a": value}) for value in (1, 1.5, "1", None, True, [1])}) == 6
+
+
+def test_content_is_what_lies_directly_in_the_folder(folder: RunFolder) -> None:
+    assert folder.content() == []
+    folder.write_table("pairs/0.parquet", TABLE)
+    folder.write_json("run.json", {})
+    folder.write_bytes(f".settings.json.{uuid.uuid4().hex}", b"left by a killed process")
+    assert folder.content() == ["pairs", "run.json"]
+    assert RunFolder(folder.path("run.json")).content() == ["run.json"]

@@ -1,17 +1,9 @@
-"""One unit of work of an attack: train one model on one arm of one seed, attack it, write down what it leaks.
-
-    samples/seed-0.parquet ──▶ Task ──▶ results/seed-0/duplicated.json, matches/seed-0/duplicated.parquet
-
-A task reads and writes files of the attack's folder alone, so that tasks run anywhere, in any order, and a finished one
-need not run again. TASKS has the kinds of work.
-"""
+"""The experiment of one seed, as every task of it sees it: what is planted, what a model gives away of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+import socket
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,26 +11,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from dedup.attack.closed_form import OptimalDenoiser
-from dedup.attack.edm import Generator, Images, Labels
+from dedup.attack.edm import Denoiser, Generator, Images, Labels
 from dedup.attack.extraction import extract, match
-from dedup.attack.gan import train_gan
-from dedup.attack.membership import denoising_losses, roc_of
+from dedup.attack.membership import Floats, denoising_losses
 from dedup.attack.outliers import extraction_by_outlier
 from dedup.attack.profiles import AttackSettings
-from dedup.attack.prompts import answer_prompts
 from dedup.attack.reference import Reference
-from dedup.attack.scoring import ArmScore, generations_curve, score_arm
+from dedup.attack.scoring import ArmScore, generations_curve, never_hit, score_arm
 from dedup.attack.sets import ARMS, SeedSet
-from dedup.attack.shadows import halves, losses_table
-from dedup.attack.statistics import emission_test
-from dedup.attack.training import DiffusionGenerator, Training
 from dedup.attack.utility import energy_distance, held_out_loss
+from dedup.errors import ConfigError
 from dedup.run_folder import RunFolder
 
-_EXPECTED_EMISSIONS = 8  # of an image that occurs once, from the closed form: 5 are the least that its test takes
-_CLOSED_FORM_STEPS = 40  # its probability flow is steep where it decides between images
-_SAMPLING_SEED = 0x5EED  # apart from the seeds of training, and the same for all arms
+SAMPLING_SEED = 0x5EED  # apart from the seeds of training, and the same for all arms
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,34 @@ class Experiment:
         self.set = SeedSet(folder.read_table(samples_name(seed)), settings.view.shape, seed)
         self.reference: Reference = self.set.reference()
         self.labels, self.label_count = self.set.labels(settings.captions)
-        self.held_out = self.set.rows("held_out")
+        # One picture of each group: the copies that some twins have are there to be compared with generations alone.
+        self.pictures = np.flatnonzero(self.set.first_of_group())
+        self.held_out = np.intersect1d(self.set.rows("held_out"), self.pictures)
+
+    @property
+    def measured_with(self) -> str | None:
+        """Under which label losses are measured: None for unconditional models, `shared` where all pictures have one
+        caption, else `null`. A caption that was never trained would make any picture look unlike the training set."""
+        if not self.label_count:
+            return None
+        return "shared" if self.settings.captions == "shared" else "null"
+
+    def measuring_labels(self, count: int) -> Labels | None:
+        """(count,) labels by `measured_with`."""
+        if self.measured_with is None:
+            return None
+        return np.full(count, 0 if self.measured_with == "shared" else self.label_count, np.int64)
+
+    def held_out_loss(self, model: Denoiser) -> float:
+        """utility.held_out_loss of this seed's held-out pictures."""
+        labels = self.measuring_labels(len(self.held_out))
+        return held_out_loss(model, self.set.images[self.held_out], labels, torch.device(self.device))
+
+    def losses(self, model: Denoiser) -> Floats:
+        """membership.denoising_losses of all `pictures`."""
+        labels = self.measuring_labels(len(self.pictures))
+        images, settings = self.set.images[self.pictures], self.settings.membership
+        return denoising_losses(model, images, settings, labels, self.device)
 
     def prompts(self, count: int) -> Labels | None:
         """(count,) the labels of generations: those of the set before cleaning, in turn, the same for every arm."""
@@ -83,7 +95,7 @@ class Experiment:
     def attacked(self, generator: Generator, rows: npt.NDArray[np.int64]) -> Attacked:
         """Draw from a model that was trained on `rows`, and match."""
         count = self.settings.generations
-        generations = generator.sample(count, _SAMPLING_SEED + self.seed, self.prompts(count))
+        generations = generator.sample(count, SAMPLING_SEED + self.seed, self.prompts(count))
         matches = match(generations, self.reference, self.settings.match)
         extracted = extract(matches, self.settings.attack, self.settings.match)
         present = self.set.present(rows)
@@ -100,6 +112,7 @@ class Experiment:
             "seed": self.seed,
             "size": len(rows),
             **attacked.score.to_json(),
+            "never_hit": never_hit(attacked.score),
             "utility": {"held_out_loss": None, "distribution_distance": distance},
             "generations_curve": generations_curve(attacked.matches, attacked.extracted, attacked.present),
             "outliers": extraction_by_outlier(self.reference, hit),
@@ -124,139 +137,32 @@ class Attacked:
     score: ArmScore
 
 
-def run_task(folder: RunFolder, settings: AttackSettings, task: Task, device: str = "auto") -> dict[str, Any]:
-    """Does the work and writes its files, the result last; what is finished already is only read.
+NAMED_DEVICES = ("cpu", "cuda")
 
-    Raises ConfigError where a checkpoint is of other settings.
-    """
-    name = task.file("results", "json")
-    finished = folder.read_json(name)
-    if finished is not None:
-        return finished
-    started = time.monotonic()
-    experiment = Experiment(folder, settings, task.seed, resolve_device(device))
-    result = TASKS[task.kind](experiment, task)
-    result["seconds"] = round(time.monotonic() - started, 2)
-    folder.write_json(name, result)
-    folder.remove(task.file("checkpoints", "pt"))
-    return folder.read_json(name) or {}  # as a later call would have it
+
+def check_device(device: str) -> None:
+    """Raises ConfigError for what is neither `auto` nor a device that models can be trained on, whether or not this
+    machine has it."""
+    try:
+        known = device == "auto" or torch.device(device).type in NAMED_DEVICES
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ConfigError(f"device={device}: choose auto, {' or '.join(NAMED_DEVICES)}")
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is cuda where there is a CUDA device, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device on the machine that asks: `auto` is cuda where there is a CUDA device, else the CPU.
 
-
-def _train_and_attack(experiment: Experiment, task: Task) -> dict[str, Any]:
-    settings = experiment.settings
-    rows = ARMS[task.arm](experiment.set)
-    training = Training(
-        experiment.set.images[rows], experiment.labels[rows], experiment.label_count, settings.network, settings.train,
-        task.seed, experiment.device,
-    )  # fmt: skip
-    curve: list[dict[str, Any]] = _resume(experiment.folder, task, training)
-    held_out = experiment.held_out
-    labels = experiment.labels[held_out] if experiment.label_count else None
-    for step in (milestone for milestone in settings.train.milestones() if milestone > training.step):
-        training.run_to(step)
-        model = training.generator(settings.sampler)
-        attacked = experiment.attacked(model, rows)
-        loss = held_out_loss(model.denoiser, experiment.set.images[held_out], labels, training.device)
-        curve.append({"steps": step, "held_out_loss": loss, **_curve_point(attacked.score)})
-        if step < settings.train.steps:
-            _write(experiment.folder, task.file("checkpoints", "pt"), training.checkpoint(curve))
-    experiment.save_matches(task, attacked)
-    result = experiment.result(attacked, rows)
-    result["utility"]["held_out_loss"] = curve[-1]["held_out_loss"]
-    result["membership"] = _threshold_attack(experiment, model, attacked.present)
-    if settings.prompts:
-        result["prompts"] = answer_prompts(model, experiment.reference, experiment.settings, task.seed)
-    return {**result, "curve": curve}
-
-
-def _threshold_attack(
-    experiment: Experiment, model: DiffusionGenerator, present: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
-    """Membership by loss alone: singles of the arm's set against the pictures that it has not seen."""
-    seed_set = experiment.set
-    first = seed_set.first_of_group()
-    seen = present[seed_set.group]
-    rows = np.flatnonzero(first & ((seed_set.kind == "single") & seen | ~seen))
-    labels = experiment.labels[rows] if experiment.label_count else None
-    settings = experiment.settings.membership
-    losses = denoising_losses(model.denoiser, seed_set.images[rows], settings, labels, experiment.device)
-    return roc_of(-losses.mean(1), seen[rows]).to_json()
-
-
-def _curve_point(score: ArmScore) -> dict[str, Any]:
-    content = score.to_json()
-    return {name: content[name] for name in ("rates", "singles", "held_out")}
-
-
-def _resume(folder: RunFolder, task: Task, training: Training) -> list[dict[str, Any]]:
-    """The curve so far, of the checkpoint that an interrupted task left; [] where there is none."""
-    name = task.file("checkpoints", "pt")
-    checkpoint = folder.read_bytes(name)
-    return [] if checkpoint is None else list(training.resume(checkpoint, folder.path(name)))
-
-
-def _write(folder: RunFolder, name: str, content: bytes) -> None:
-    with folder.whole_file(name) as path:
-        Path(path).write_bytes(content)
-
-
-def _gan(experiment: Experiment, task: Task) -> dict[str, Any]:
-    settings = experiment.settings
-    rows = ARMS["duplicated"](experiment.set)
-    images = experiment.set.images[rows]
-    gan = train_gan(images, settings.gan, task.seed, experiment.device, settings.sampler.sample_batch)
-    attacked = experiment.attacked(gan, rows)
-    experiment.save_matches(task, attacked)
-    return experiment.result(attacked, rows)
-
-
-def _closed_form(experiment: Experiment, task: Task) -> dict[str, Any]:
-    """Draws from the optimal denoiser of the set before cleaning: do emissions, as matched, follow the copies?"""
-    settings = experiment.settings
-    rows = ARMS["duplicated"](experiment.set)
-    first, copies = np.unique(experiment.set.images[rows], axis=0, return_counts=True)
-    sampler = replace(settings.sampler, sampler_steps=_CLOSED_FORM_STEPS)
-    count = _EXPECTED_EMISSIONS * len(rows)
-    generations = OptimalDenoiser(first, copies, sampler).sample(count, _SAMPLING_SEED + task.seed)
-    found = match(generations, experiment.reference, experiment.settings.match)
-    extracted = extract(found, settings.attack, experiment.settings.match)
-    groups = len(experiment.reference.groups)
-    emitted = np.bincount(found["group"].to_numpy()[extracted], minlength=groups)
-    weights = np.bincount(experiment.set.group[rows], minlength=groups).astype(np.float64)
-    test = emission_test(emitted[weights > 0], weights[weights > 0])
-    absent = int(emitted[weights == 0].sum())
-    return {"seed": task.seed, "generations": count, "extracted": int(extracted.sum()), "absent": absent, **test}
-
-
-def _shadow(experiment: Experiment, task: Task) -> dict[str, Any]:
-    """Trains one shadow model and writes its losses on all pictures; `task.arm` is shadow-<number>."""
-    settings = experiment.settings
-    number = int(task.arm.removeprefix("shadow-"))
-    rows = np.flatnonzero(experiment.set.first_of_group())
-    member = halves(settings.shadows, len(rows), task.seed)[number]
-    images, labels = experiment.set.images[rows], experiment.labels[rows]
-    training = Training(
-        images[member], labels[member], experiment.label_count, settings.network, settings.train,
-        1_000_003 * (task.seed + 1) + number, experiment.device,
-    )  # fmt: skip
-    training.run_to(settings.train.steps)
-    model = training.generator(settings.sampler).denoiser
-    given = labels if experiment.label_count else None
-    losses = denoising_losses(model, images, settings.membership, given, experiment.device)
-    experiment.folder.write_table(task.file("losses", "parquet"), losses_table(rows, member, losses))
-    return {"seed": task.seed, "model": number, "members": int(member.sum())}
-
-
-TASKS: Mapping[str, Callable[[Experiment, Task], dict[str, Any]]] = {
-    "arm": _train_and_attack,
-    "gan": _gan,
-    "closed_form": _closed_form,
-    "shadow": _shadow,
-}
+    Raises ConfigError for one that this machine lacks.
+    """
+    check_device(device)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={device}: {socket.gethostname()} has {torch.cuda.device_count()} CUDA devices; take --device cpu, "
+            "or auto, which takes what there is"
+        )
+    return device

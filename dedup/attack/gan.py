@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dedup.attack import checkpoints
 from dedup.attack.edm import Images, Labels, sample_in_batches
-from dedup.attack.training import one_thread
+from dedup.attack.training import digest, one_thread
 from dedup.errors import ConfigError
+from dedup.run_folder import fingerprint
 
 _LATENT = 64
 _SLOPE = 0.2
@@ -64,31 +66,70 @@ class Gan:
         return sample_in_batches(draw, (_LATENT,), count, seed, None, self._batch, self._device)
 
 
+class GanTraining:
+    """A GAN under training on `images` (N, C, S, S) in [0, 1]. Equal arguments give equal weights."""
+
+    def __init__(self, images: Images, settings: GanSettings, seed: int, device: str = "cpu") -> None:
+        self.settings = settings
+        self.step = 0
+        self.device = torch.device(device)
+        self.shape = (images.shape[1], images.shape[2], images.shape[3])
+        self._images = torch.from_numpy(images * 2 - 1).flatten(1).to(self.device)
+        pixels, width = math.prod(self.shape), settings.gan_width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._generator = _mlp(_LATENT, width, pixels).to(self.device)
+            self._judge = _mlp(pixels, width, 1).to(self.device)
+        self._average = copy.deepcopy(self._generator).requires_grad_(False).eval()
+        self._optimizers = [
+            torch.optim.Adam(network.parameters(), lr=settings.gan_rate, betas=(0.0, 0.99))
+            for network in (self._judge, self._generator)
+        ]
+        self._draws = torch.Generator().manual_seed(seed)
+        self._parts: dict[str, checkpoints.Stateful] = {
+            "generator": self._generator, "judge": self._judge, "average": self._average,
+            "judge_optimizer": self._optimizers[0], "generator_optimizer": self._optimizers[1],
+        }  # fmt: skip
+        self.fingerprint = fingerprint("gan", asdict(settings), seed, digest(images))
+
+    def run_to(self, step: int) -> None:
+        """Train until `step` steps are done."""
+        with one_thread(self.device):
+            while self.step < step:
+                self._one_step()
+
+    def generator(self, sample_batch: int) -> Gan:
+        """What the averaged weights generate, as they stand now."""
+        return Gan(self._average, self.shape, sample_batch, self.device)
+
+    def checkpoint(self) -> bytes:
+        """All that `resume` needs."""
+        return checkpoints.pack(self.fingerprint, self.step, self._parts, self._draws)
+
+    def resume(self, checkpoint: bytes, name: str) -> None:
+        """Go on from `checkpoint`. Raises ConfigError, with `name`, where it is damaged or of another training."""
+        self.step, _ = checkpoints.unpack(checkpoint, name, self.fingerprint, self._parts, self._draws)
+
+    def _one_step(self) -> None:
+        settings = self.settings
+        rows = (torch.rand(settings.gan_batch, generator=self._draws) * len(self._images)).long()
+        latents = torch.randn((2, settings.gan_batch, _LATENT), generator=self._draws).to(self.device)
+        real = self._images[rows.to(self.device)].requires_grad_()
+        fake = as_flat(self._generator(latents[0])).detach()
+        _step(self._optimizers[0], _judge_loss(self._judge, real, fake, settings.gan_penalty))
+        _step(
+            self._optimizers[1],
+            nn.functional.softplus(-self._judge(as_flat(self._generator(latents[1])))).mean(),
+        )
+        self.step += 1
+        _follow(self._average, self._generator)
+
+
 def train_gan(images: Images, settings: GanSettings, seed: int, device: str = "cpu", sample_batch: int = 500) -> Gan:
-    """Train on `images` (N, C, S, S) in [0, 1]. Equal arguments give equal weights."""
-    place = torch.device(device)
-    shape = (images.shape[1], images.shape[2], images.shape[3])
-    real_images = torch.from_numpy(images * 2 - 1).flatten(1).to(place)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = _mlp(_LATENT, settings.gan_width, math.prod(shape)).to(place)
-        judge = _mlp(math.prod(shape), settings.gan_width, 1).to(place)
-    average = copy.deepcopy(generator)
-    optimizers = [
-        torch.optim.Adam(network.parameters(), lr=settings.gan_rate, betas=(0.0, 0.99))
-        for network in (judge, generator)
-    ]
-    draws = torch.Generator().manual_seed(seed)
-    with one_thread(place):
-        for _ in range(settings.gan_steps):
-            rows = (torch.rand(settings.gan_batch, generator=draws) * len(real_images)).long()
-            latents = torch.randn((2, settings.gan_batch, _LATENT), generator=draws).to(place)
-            real = real_images[rows.to(place)].requires_grad_()
-            fake = as_flat(generator(latents[0])).detach()
-            _step(optimizers[0], _judge_loss(judge, real, fake, settings.gan_penalty))
-            _step(optimizers[1], nn.functional.softplus(-judge(as_flat(generator(latents[1])))).mean())
-            _follow(average, generator)
-    return Gan(average.requires_grad_(False).eval(), shape, sample_batch, place)
+    """Train on `images` (N, C, S, S) in [0, 1] to the end."""
+    training = GanTraining(images, settings, seed, device)
+    training.run_to(settings.gan_steps)
+    return training.generator(sample_batch)
 
 
 def _judge_loss(judge: nn.Module, real: Tensor, fake: Tensor, penalty: float) -> Tensor:

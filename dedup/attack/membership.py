@@ -1,8 +1,8 @@
 """Membership inference: was this image in the training set?
 
     losses = denoising_losses(model, images, settings)              (N, T): a model's loss at each noise level
-    roc_of(-losses.mean(1), member)                                 loss threshold
-    roc_of(lira(losses, shadow_losses, shadow_member), member)      LiRA, with shadow models
+    scores = ATTACKS["lira"](losses, shadow_losses, shadow_member)  (N,), with shadow models; loss_threshold without
+    roc_of(scores, member)                                          how well these tell members from others
 
 Scores are higher for likelier members. LiRA asks how usual a loss is among models trained with the image and among
 those trained without it (Carlini et al. 2022, "Membership inference attacks from first principles"). Losses of
@@ -12,6 +12,7 @@ arXiv 2301.13188).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -119,6 +120,21 @@ def lira(losses: Floats, shadow_losses: Floats, shadow_member: Bools) -> Floats:
         spread = np.sqrt(np.maximum(squares / (member.sum() - member.shape[1]), 1e-12))
         score += sign * stats.norm.logpdf(observed, mean, spread).sum(1)
     return score
+
+
+def loss_threshold(losses: Floats, shadow_losses: Floats, shadow_member: Bools) -> Floats:  # noqa: ARG001
+    """The mean loss over noise levels, negated: (N,) scores, higher for likelier members. Asks no shadow models."""
+    return np.asarray(-losses.mean(1))
+
+
+ATTACKS: dict[str, Callable[[Floats, Floats, Bools], Floats]] = {
+    "loss_threshold": loss_threshold,
+    "lira": lira,
+}
+"""(losses (N, T) of the attacked model, those (M, N, T) of M shadow models, (M, N) which of these saw which image) ->
+(N,) scores, higher for likelier members."""
+
+NEEDS_SHADOWS = ("lira",)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ far, so the two are only told apart within one level of copies.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import faiss
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.attack.reference import Reference
-from dedup.attack.statistics import Hits
+from dedup.attack.statistics import Hits, rate_interval
 from dedup.errors import ConfigError
 
 NEIGHBORS = 10
@@ -63,3 +64,20 @@ def extraction_by_outlier(reference: Reference, hit: Hits) -> list[dict[str, Any
             counts = {"tercile": tercile, "groups": len(part), "hit": int(hit[part].sum())}
             rows.append({"kind": str(name), "near": bool(near), "k": int(k), **counts})
     return rows
+
+
+def pooled_terciles(by_seed: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of `extraction_by_outlier` of several seeds, level by level taken together: kind, near, k, tercile,
+    seeds, groups, hit, rate, low, high. The interval is over seeds."""
+    cells: dict[tuple[Any, ...], list[Hits]] = {}
+    for rows in by_seed:
+        for row in rows:
+            cell = row["kind"], row["near"], row["k"], row["tercile"]
+            cells.setdefault(cell, []).append(np.arange(row["groups"]) < row["hit"])
+    pooled = []
+    for cell, of_seeds in sorted(cells.items()):
+        hits = np.stack(of_seeds)
+        counts = {"seeds": len(hits), "groups": int(hits.size), "hit": int(hits.sum())}
+        labels = dict(zip(("kind", "near", "k", "tercile"), cell, strict=True))
+        pooled.append({**labels, **counts, **rate_interval(hits).to_json("rate")})
+    return pooled

@@ -1,55 +1,32 @@
 """The figures, drawn from the content of attack.json and, for pictures, from matches.
 
-Each function returns a matplotlib Figure; `files` turns it into PNG and SVG, the same bytes each time. Colours are
-those of Okabe and Ito, told apart with any kind of colour vision; each arm also has a marker of its own. Bands and bars
-are 95 % intervals over seeds; where there are too few seeds none is drawn.
+Each function returns a matplotlib Figure; `plot_style.files` turns it into PNG and SVG, the same bytes each time. Bands
+and bars are 95 % intervals over seeds; where there are too few seeds none is drawn.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dedup.attack.extraction import MATCH_SCHEMA
 from dedup.attack.membership import MIN_NON_MEMBERS, Roc
+from dedup.attack.plot_style import Content, point, seeds_shown, style
+from dedup.attack.published_plots import forest, generations
 from dedup.attack.reference import Reference
 from dedup.attack.scoring import COMMON_COPIES, ArmScore, arm_rates
 from dedup.errors import ConfigError
 
-Content = Mapping[str, Any]
-
-STYLES = {  # of the arms; others take the last ones in turn
-    "duplicated": ("#D55E00", "o"),
-    "deduplicated": ("#0072B2", "s"),
-    "deduplicated+refill": ("#56B4E9", "D"),
-    "oracle": ("#009E73", "^"),
-    "random-drop": ("#CC79A7", "v"),
+OUTLIER_ARMS = ("duplicated", "deduplicated")
+TERCILE_STYLES = {
+    "most ordinary third": ("#56B4E9", "o"),
+    "middle third": ("#999999", "s"),
+    "third that stands most apart": ("#D55E00", "^"),
 }
-OTHERS = (("#E69F00", "P"), ("#000000", "X"), ("#999999", "*"))
-
-# Carlini et al. 2023, section 7.2: CIFAR-10 before and after removing 5,275 near-duplicates. Unique images extracted
-# from 2^20 generations, 986 / 1,280; and the same per image left in the set, 2.20 % / 2.56 %.
-PUBLISHED = (("all images: 986 / 1,280", 986 / 1280), ("per image left in the set", 0.0220 / 0.0256))
-RATIOS_TO = 1.6  # the right end of the forest plot
-
-
-def files(name: str, figure: Figure) -> dict[str, bytes]:
-    """{name.png: ..., name.svg: ...}: what to write into the folder of results."""
-    content = {}
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
-            content[f"{name}.{suffix}"] = buffer.getvalue()
-    return content
 
 
 def figures(content: Content) -> dict[str, Figure]:
@@ -60,19 +37,29 @@ def figures(content: Content) -> dict[str, Figure]:
         drawn["steps"] = steps(content)
     if any(seed.get("generations_curve") for seed in seeds):
         drawn["generations"] = generations(content)
+    if content["outliers"]:
+        drawn["outliers"] = outliers(content)
     return drawn
 
 
 def extraction_by_copies(content: Content) -> Figure:
-    """Extraction rate against copies, exact and near copies apart; singles and held-out groups to the left."""
+    """Extraction rate against copies, exact and near copies apart; to the left singles, and the held-out twins of the
+    canaries of that kind."""
     rates = {arm: arm_rates(_scores(entry)) for arm, entry in content["arms"].items()}
     kinds = sorted({row["near"] for rows in rates.values() for row in rows if row.get("k") and row["kind"] == "canary"})
     figure = Figure(figsize=(5.2 * max(len(kinds), 1), 4.2), layout="constrained")
     panels = figure.subplots(1, max(len(kinds), 1), sharey=True, squeeze=False)[0]
     for axes, near in zip(panels, kinds, strict=False):
-        levels = sorted({row["k"] for rows in rates.values() for row in rows if row.get("k") and row["near"] is near})
+        levels = sorted(
+            {
+                row["k"]
+                for rows in rates.values()
+                for row in rows
+                if row["near"] is near and row["kind"] == "canary" and row.get("k")
+            }
+        )
         for number, (arm, rows) in enumerate(rates.items()):
-            colour, marker = _style(arm, number)
+            colour, marker = style(arm, number)
             shift = 2 ** (0.05 * (number - (len(rates) - 1) / 2))  # so that arms at one rate can be told apart
             at = [row for row in rows if row.get("k") and row["kind"] == "canary" and row["near"] is near]
             x = np.array([row["k"] for row in at]) * shift
@@ -80,12 +67,13 @@ def extraction_by_copies(content: Content) -> Figure:
             if all(row["low"] is not None for row in at):
                 low, high = ([row[end] for row in at] for end in ("low", "high"))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            for kind, place in (("single", levels[0] / 2.5), ("held_out", levels[0] / 5)):
-                for row in (row for row in rows if row["kind"] == kind):
-                    _point(axes, place * shift, row, colour, marker)
+            for row in (row for row in rows if row["kind"] == "single"):
+                point(axes, levels[0] / 2.5 * shift, row, colour, marker)
+            for row in (row for row in rows if row["kind"] == "held_out" and row["near"] is near):
+                point(axes, levels[0] / 5 * shift, row, colour, marker)
         axes.axvline(levels[0] / 1.6, color="0.8", linewidth=0.8)
         axes.set_xscale("log", base=2)
-        axes.set_xticks([levels[0] / 5, levels[0] / 2.5, *levels], ["held\nout", "singles", *map(str, levels)])
+        axes.set_xticks([levels[0] / 5, levels[0] / 2.5, *levels], ["held-out\ntwins", "singles", *map(str, levels)])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("copies of the picture in the set before cleaning")
         axes.set_title("near copies" if near else "exact copies", fontsize=10)
@@ -93,7 +81,7 @@ def extraction_by_copies(content: Content) -> Figure:
         axes.grid(axis="y", color="0.92")
     panels[0].set_ylabel("share extracted at least once")
     panels[0].legend(fontsize=8, loc="upper left", frameon=False)
-    figure.suptitle(f"Extraction against copies ({_seeds(content)}, 95 % intervals)", fontsize=11)
+    figure.suptitle(f"Extraction against copies ({seeds_shown(content)}, 95 % intervals)", fontsize=11)
     return figure
 
 
@@ -102,7 +90,7 @@ def steps(content: Content) -> Figure:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for number, (arm, entry) in enumerate(content["arms"].items()):
-        colour, marker = _style(arm, number)
+        colour, marker = style(arm, number)
         curves = [seed["curve"] for seed in entry["seeds"] if seed.get("curve")]
         for index, curve in enumerate(curves):
             at = [point["steps"] for point in curve]
@@ -120,60 +108,34 @@ def steps(content: Content) -> Figure:
     return figure
 
 
-def generations(content: Content) -> Figure:
-    """Unique training images extracted against generations drawn."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for number, (arm, entry) in enumerate(content["arms"].items()):
-        colour, marker = _style(arm, number)
-        curves = [seed["generations_curve"] for seed in entry["seeds"] if seed.get("generations_curve")]
-        for index, curve in enumerate(curves):
-            x, y = ([point[name] for point in curve] for name in ("generations", "extracted"))
-            axes.plot(x, y, color=colour, marker=marker, markersize=4, label=None if index else arm)
-    axes.set_xscale("log")
-    axes.set_xlabel("generations")
-    axes.set_ylabel("unique training images extracted")
-    axes.grid(axis="y", color="0.92")
-    axes.legend(fontsize=8, frameon=False)
-    figure.suptitle("Unique images against generations (one line per seed)", fontsize=11)
-    return figure
-
-
-def forest(content: Content) -> Figure:
-    """Risk ratio of each arm to `duplicated` at many copies, with the published ratios below, labelled as what they
-    are: figures of another protocol, of one retraining and without an interval."""
-    rows = [
-        row
-        for row in content["comparisons"]
-        if row["against"] == "duplicated" and row.get("k_min") is not None and row["ratio"] is not None
-    ]
-    rows = [row for row in rows if row["near"] is not None] or rows
-    figure = Figure(figsize=(7.2, 1.6 + 0.4 * (len(rows) + len(PUBLISHED))), layout="constrained")
-    axes = figure.subplots()
-    labels = []
-    for place, row in enumerate(rows):
-        colour, marker = _style(row["arm"], place)
-        if row["ratio_low"] is not None:
-            high = RATIOS_TO if row["ratio_high"] is None else row["ratio_high"]
-            axes.plot([row["ratio_low"], high], [place, place], color=colour, linewidth=2)
-            if high >= RATIOS_TO:
-                axes.plot([RATIOS_TO], [place], color=colour, marker=">", clip_on=False)  # goes on to the right
-        axes.plot([row["ratio"]], [place], color=colour, marker=marker, markersize=7, clip_on=False)
-        kind = {True: "near copies", False: "exact copies", None: "canaries"}[row["near"]]
-        none = " (no hit: 0 and its bound)" if row["ratio"] == 0 else ""
-        labels.append(f"{row['arm']}: {kind}{none}")
-    for place, (label, ratio) in enumerate(PUBLISHED, start=len(rows)):
-        axes.plot([ratio], [place], color="0.45", marker="x", linestyle="none")
-        axes.annotate(f"{ratio:.2f}", (ratio, place), (6, 4), textcoords="offset points", fontsize=8, color="0.35")
-        labels.append(f"published, another protocol: {label}")
-    axes.axhline(len(rows) - 0.5, color="0.8", linewidth=0.8)
-    axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_xlim(0, RATIOS_TO)
-    axes.grid(axis="x", color="0.92")
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlabel(f"rate relative to duplicated, copies ≥ {COMMON_COPIES} (below 1: leaks less)")
-    figure.suptitle(f"Risk ratios ({_seeds(content)}; published: Carlini et al. 2023, CIFAR-10)", fontsize=10)
+def outliers(content: Content) -> Figure:
+    """Extraction by tercile of the outlier score within each level of copies, a row of panels for each of the arms
+    before and after cleaning."""
+    arms = [arm for arm in content["arms"] if arm in OUTLIER_ARMS] or list(content["arms"])[:1]
+    rows = [row for row in content["outliers"] if row["arm"] in arms]
+    kinds = sorted({row["near"] for row in rows if row["kind"] == "canary"}) or [False]
+    size = 5.2 * len(kinds), 3.4 * len(arms) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(arms), len(kinds), sharey=True, squeeze=False)
+    for arm, line in zip(arms, panels, strict=True):
+        for near, axes in zip(kinds, line, strict=True):
+            shown = [row for row in rows if row["arm"] == arm and (row["kind"] == "single" or row["near"] is near)]
+            levels = sorted({(row["kind"] != "single", row["k"]) for row in shown})
+            for tercile, (name, (colour, marker)) in enumerate(TERCILE_STYLES.items()):
+                at = [row for row in shown if row["tercile"] == tercile]
+                for row in at:
+                    place = levels.index((row["kind"] != "single", row["k"])) + 0.2 * (tercile - 1)
+                    point(axes, place, row, colour, marker)
+                axes.plot([], [], color=colour, marker=marker, linestyle="none", markersize=5, label=name)
+            axes.set_xticks(range(len(levels)), [str(k) if canary else "singles" for canary, k in levels])
+            axes.set_ylim(-0.03, 1.03)
+            axes.grid(axis="y", color="0.92")
+            axes.set_title(f"{arm}, {'near' if near else 'exact'} copies", fontsize=10)
+        line[0].set_ylabel("share extracted at least once")
+    for axes in panels[-1]:
+        axes.set_xlabel("copies of the picture in the set before cleaning")
+    panels[0][0].legend(fontsize=8, loc="upper left", frameon=False)
+    figure.suptitle(f"Extraction of pictures that stand apart ({seeds_shown(content)}, 95 % intervals)", fontsize=11)
     return figure
 
 
@@ -232,7 +194,7 @@ def roc(curves: Mapping[str, Roc]) -> Figure:
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
-        colour, _ = _style(name, number)
+        colour, _ = style(name, number)
         # Below one false positive in all non-members nothing was measured.
         seen = curve.false_positive_rate >= 1 / curve.non_members
         axes.step(
@@ -260,21 +222,6 @@ def roc(curves: Mapping[str, Roc]) -> Figure:
 
 def _scores(entry: Content) -> dict[int, ArmScore]:
     return {seed["seed"]: ArmScore.from_json(seed) for seed in entry["seeds"]}
-
-
-def _style(name: str, number: int) -> tuple[str, str]:
-    return STYLES.get(name) or OTHERS[number % len(OTHERS)]
-
-
-def _seeds(content: Content) -> str:
-    count = max(len(entry["seeds"]) for entry in content["arms"].values())
-    return f"{count} seed{'s' * (count != 1)}"
-
-
-def _point(axes: Axes, x: float, row: Content, colour: str, marker: str) -> None:
-    axes.plot([x], [row["rate"]], color=colour, marker=marker, markersize=5)
-    if row["low"] is not None:
-        axes.plot([x, x], [row["low"], row["high"]], color=colour, linewidth=1)
 
 
 def _common(rates: Sequence[Content]) -> float:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dedup.attack.attacks import check_attacks
 from dedup.attack.cliques import CliqueSettings
 from dedup.attack.denoisers import NetworkSettings, check_shape
 from dedup.attack.edm import SamplerSettings
-from dedup.attack.extraction import MatchSettings, attack_named
+from dedup.attack.extraction import MatchSettings
 from dedup.attack.gan import GanSettings
-from dedup.attack.membership import MIN_SHADOWS, MembershipSettings
+from dedup.attack.membership import MIN_SHADOWS, NEEDS_SHADOWS, MembershipSettings
 from dedup.attack.pool import ViewSettings
 from dedup.attack.sets import ARMS, CAPTIONS, PlanSettings
 from dedup.attack.training import TrainSettings
@@ -41,7 +42,10 @@ class AttackSettings:
     """Which arms are trained."""
 
     attack: str = "gap"
-    """Which generations count as extracted."""
+    """Which generations count as extracted (extraction.ATTACKS)."""
+
+    inference: tuple[str, ...] = ("loss_threshold",)
+    """By which attacks membership is inferred (membership.ATTACKS)."""
 
     generations: int = 4000
     """Images drawn from each model."""
@@ -55,8 +59,12 @@ class AttackSettings:
     closed_form: bool = True
     """Check the whole path with the optimal denoiser, which emits every image in proportion to its copies."""
 
-    shadows: int = 0
-    """Models trained on random halves of the pictures, for membership inference (LiRA); 0 leaves it out."""
+    unconditional_seeds: int = 0
+    """Where captions are told: of so many seeds models that are told none are trained, too, on the arms duplicated and
+    deduplicated. Published curves are of such models."""
+
+    shadows: int = 16
+    """Models of each seed that are trained on random halves of its pictures, where lira is among `inference`."""
 
     prompts: int = 0
     """Canaries whose captions are answered many times (generate and filter); needs captions=unique. 0 leaves it out."""
@@ -65,25 +73,34 @@ class AttackSettings:
     """Generations of each prompt."""
 
     def __post_init__(self) -> None:
-        attack_named(self.attack)
+        check_attacks([self.attack], "extraction")
+        check_attacks(self.inference, "membership")
         if unknown := sorted(set(self.arms) - set(ARMS)):
             raise ConfigError(f"unknown arms {', '.join(unknown)}: known are {', '.join(ARMS)}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ConfigError(f"arms={', '.join(self.arms) or 'none'}: name one at least, and each only once")
         if self.captions not in CAPTIONS:
             raise ConfigError(f"captions={self.captions}: known are {', '.join(CAPTIONS)}")
         # Two generations: a distance between distributions needs them.
         for name, least in (("seeds", 1), ("generations", 2), ("prompt_generations", 1), ("prompts", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least {least}")
-        if not 0 <= self.gan_seeds <= self.seeds:
-            raise ConfigError(f"gan_seeds={self.gan_seeds}: must be 0 to seeds={self.seeds}")
+        for name in ("gan_seeds", "unconditional_seeds"):
+            if not 0 <= getattr(self, name) <= self.seeds:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be 0 to seeds={self.seeds}")
         shadows = 2 * MIN_SHADOWS + 2  # of which one is attacked with the help of the others
-        if self.shadows and (self.shadows < shadows or self.shadows % 2):
-            raise ConfigError(
-                f"shadows={self.shadows}: must be 0 or an even number from {shadows}; half see each picture"
-            )
+        if self.shadows < shadows or self.shadows % 2:
+            raise ConfigError(f"shadows={self.shadows}: must be an even number from {shadows}; half see each picture")
+        if self.unconditional_seeds and self.captions == "none":
+            raise ConfigError(f"unconditional_seeds={self.unconditional_seeds}: without captions every model is")
         if self.prompts and self.captions != "unique":
             raise ConfigError(f"prompts={self.prompts} needs captions=unique, not {self.captions}")
         check_shape(self.view.shape, self.network)
+
+    @property
+    def shadow_models(self) -> int:
+        """Shadow models of each seed; 0 where no attack asks for them."""
+        return self.shadows if set(self.inference) & set(NEEDS_SHADOWS) else 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -116,9 +133,10 @@ PROFILES: dict[str, AttackSettings] = {
         gan=GanSettings(gan_steps=40_000, gan_width=1024),
         seeds=10,
         generations=65_536,
+        inference=("loss_threshold", "lira"),
         captions="unique",
+        unconditional_seeds=3,
         gan_seeds=3,
-        shadows=16,
         prompts=64,
     ),
 }

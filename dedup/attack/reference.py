@@ -28,7 +28,7 @@ GROUPS_SCHEMA = pa.schema(
         pa.field("group", pa.int64(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # one of KINDS
         pa.field("copies", pa.int32(), nullable=False),  # k, in the set before cleaning; 0 for held_out
-        pa.field("near", pa.bool_(), nullable=False),  # a canary of near copies instead of exact ones
+        pa.field("near", pa.bool_(), nullable=False),  # of near copies instead of exact ones: a canary, or its twin
         pa.field("outlier", pa.float32()),  # higher stands further apart; null until measured
     ]
 )
@@ -41,11 +41,15 @@ class Reference:
     `images` (V, C, S, S) float32 in [0, 1], C 1 or 3; `group` (V,) int64, the group of each variant; `groups` has one
     row per group, in the order 0..U-1, as GROUPS_SCHEMA. Each group has at least one variant. Two groups at least,
     because a gap is one between groups. Raises ConfigError where one of these does not hold.
+
+    `rival` (V,) bool, by default all: the variants that other groups are told apart from. The versions of held-out
+    twins are none: they can be hit, but as second-nearest they would hide copies of what was trained on.
     """
 
     images: npt.NDArray[np.float32]
     group: npt.NDArray[np.int64]
     groups: pa.Table
+    rival: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[1] not in (1, 3) or self.images.dtype != np.float32:
@@ -65,8 +69,15 @@ class Reference:
             raise ConfigError(
                 f"{len(self.images)} images need as many group numbers, and each of the {count} groups an image"
             )
+        if len(np.unique(self.group[self.rivals])) < count:
+            raise ConfigError(f"each of the {count} groups needs an image that is a rival of others")
         if count < 2:
             raise ConfigError(f"a reference needs two groups at least, not {count}")
+
+    @property
+    def rivals(self) -> npt.NDArray[np.bool_]:
+        """(V,) bool, see `rival`."""
+        return np.ones(len(self.images), bool) if self.rival is None else self.rival
 
     def is_kind(self, kind: str) -> npt.NDArray[np.bool_]:
         """(U,) bool: the groups of this kind."""
@@ -79,5 +90,5 @@ class Reference:
 
     @property
     def near(self) -> npt.NDArray[np.bool_]:
-        """(U,) bool: the canaries of near copies."""
+        """(U,) bool: the canaries of near copies, and their held-out twins."""
         return np.asarray(self.groups["near"].to_numpy(zero_copy_only=False))

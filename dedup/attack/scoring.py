@@ -19,7 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.attack.reference import Reference
-from dedup.attack.statistics import Hits, Interval, difference_interval, rate_interval, ratio_interval
+from dedup.attack.statistics import (
+    Hits,
+    Interval,
+    difference_interval,
+    rate_interval,
+    ratio_interval,
+    share_ratio_interval,
+    zero_hits_bound,
+)
 from dedup.errors import ConfigError
 
 BASELINES = ("duplicated", "oracle")
@@ -63,6 +71,8 @@ class ArmScore:
     `unique_groups` is how many groups the arm was trained on, `unique_extracted` how many of these were extracted;
     `absent` counts the groups that it was not trained on, held-out ones and others: each hit is a false positive, and
     so is each of the `false_generations`. Of `generations`, `extracted_generations` count as copies of something.
+    `twins` has the held-out groups by whether they are twins of exact or of near canaries, with k = 0: the control of
+    each kind, as those of near canaries have as many variants as these.
     """
 
     rates: tuple[Rate, ...]
@@ -74,6 +84,7 @@ class ArmScore:
     generations: int
     extracted_generations: int
     false_generations: int
+    twins: tuple[Rate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: the keys that attack.json has for a seed of an arm."""
@@ -92,7 +103,7 @@ class ArmScore:
             for name in ("singles", "held_out", "absent")
         }
         return cls(
-            tuple(Rate(**{**rate, "hits": tuple(rate["hits"])}) for rate in content["rates"]),
+            _rates(content["rates"]),
             counts["singles"],
             counts["held_out"],
             counts["absent"],
@@ -101,7 +112,12 @@ class ArmScore:
             content["generations"],
             content["extracted_generations"],
             content["false_generations"],
+            _rates(content["twins"]),
         )
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> tuple[Rate, ...]:
+    return tuple(Rate(**{**row, "hits": tuple(row["hits"])}) for row in rows)
 
 
 def score_arm(matches: pa.Table, reference: Reference, extracted: Hits, present: Hits) -> ArmScore:
@@ -119,7 +135,7 @@ def score_arm(matches: pa.Table, reference: Reference, extracted: Hits, present:
         raise ConfigError("a held-out group stands in the training set")
     group = np.asarray(matches["group"].to_numpy())[extracted]
     hit = np.bincount(group, minlength=len(present)) > 0
-    canary = reference.is_kind("canary")
+    canary, held_out = reference.is_kind("canary"), reference.is_kind("held_out")
     levels = sorted(
         {(bool(near), int(k)) for near, k in zip(reference.near[canary], reference.copies[canary], strict=True)}
     )
@@ -128,18 +144,29 @@ def score_arm(matches: pa.Table, reference: Reference, extracted: Hits, present:
             _rate(hit[canary & (reference.near == near) & (reference.copies == k)], near, k) for near, k in levels
         ),
         singles=Count.of(hit[reference.is_kind("single")]),
-        held_out=Count.of(hit[reference.is_kind("held_out")]),
+        held_out=Count.of(hit[held_out]),
         absent=Count.of(hit[~present]),
         unique_groups=int(present.sum()),
         unique_extracted=int((hit & present).sum()),
         generations=len(matches),
         extracted_generations=len(group),
         false_generations=int((~present[group]).sum()),
+        twins=tuple(
+            _rate(hit[held_out & (reference.near == near)], bool(near), 0)
+            for near in np.unique(reference.near[held_out])
+        ),
     )
 
 
 def _rate(hit: Hits, near: bool, k: int) -> Rate:
     return Rate(**asdict(Count.of(hit)), near=near, k=k)
+
+
+def never_hit(score: ArmScore) -> dict[str, Any]:
+    """Of the canaries that no generation hit: how many, of how many, and below which rate each is emitted (95 %)."""
+    canaries = sum(rate.groups for rate in score.rates)
+    missed = canaries - sum(rate.hit for rate in score.rates)
+    return {"canaries": missed, "of": canaries, "emitted_below": zero_hits_bound(score.generations)}
 
 
 def generations_curve(matches: pa.Table, extracted: Hits, present: Hits, points: int = 12) -> list[dict[str, int]]:
@@ -184,6 +211,37 @@ def compare_arms(scores: Scores, baselines: Sequence[str] = BASELINES) -> list[d
     return rows
 
 
+def compare_unique(
+    scores: Scores, against: str = "duplicated", others: Mapping[str, Mapping[int, ArmScore]] | None = None
+) -> list[dict[str, Any]]:
+    """Unique groups extracted per unique group in the set, of each arm and each of `others` (models that are no arms)
+    against those of `against`: attack.json's `unique`.
+
+    Returns arm, against, seeds, extracted and groups (sums over the seeds that both have), share, base_share (means
+    over seeds), ratio, ratio_low, ratio_high, ratio_method. Below 1 means less leaked.
+    """
+    rows = []
+    for arm, by_seed in {**scores, **(others or {})}.items():
+        seeds = sorted(set(by_seed) & set(scores.get(against, {})))
+        if arm == against or not seeds:
+            continue
+        counts, base = (
+            np.array([[some[seed].unique_extracted, some[seed].unique_groups] for seed in seeds])
+            for some in (by_seed, scores[against])
+        )
+        ratio = share_ratio_interval(counts, base)
+        rows.append(
+            {"arm": arm, "against": against, "seeds": len(seeds)}
+            | {"extracted": int(counts[:, 0].sum()), "groups": int(counts[:, 1].sum())}
+            | {
+                "share": float((counts[:, 0] / counts[:, 1]).mean()),
+                "base_share": float((base[:, 0] / base[:, 1]).mean()),
+            }
+            | {**ratio.to_json("ratio", "ratio_"), "ratio_method": ratio.method}
+        )
+    return rows
+
+
 def equivalences(comparisons: Sequence[Mapping[str, Any]], margin: float = MARGIN) -> list[dict[str, Any]]:
     """Which pooled comparisons show two arms equal within `margin`: the rows of attack.json's `equivalence`.
 
@@ -221,12 +279,19 @@ def _strata(example: ArmScore) -> list[tuple[dict[str, Any], Pick]]:
         strata.append(({"kind": "canary", "near": near, "k_min": COMMON_COPIES}, partial(_canaries, levels=common)))
     strata.append(({"kind": "single", "near": None, "k": 1}, lambda score: score.singles.array()))
     strata.append(({"kind": "held_out", "near": None, "k": 0}, lambda score: score.held_out.array()))
+    for number, twin in enumerate(example.twins):
+        labels = {"kind": "held_out", "near": twin.near, "k": 0}
+        strata.append((labels, partial(_twins, number=number)))
     return [(labels, pick) for labels, pick in strata if len(pick(example))]
 
 
 def _canaries(score: ArmScore, levels: Sequence[tuple[bool, int]]) -> Hits:
     hits = [rate.array() for rate in score.rates if (rate.near, rate.k) in levels]
     return np.concatenate(hits) if hits else np.zeros(0, bool)
+
+
+def _twins(score: ArmScore, number: int) -> Hits:
+    return score.twins[number].array()
 
 
 def _number(value: float | None) -> float:

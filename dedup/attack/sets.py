@@ -3,7 +3,7 @@
     pool ──check──▶ enough? ──draw(seed)──▶ planted samples ──dedup──▶ SeedSet ──ARMS──▶ rows an arm trains on
 
 Which picture becomes what is drawn anew for each seed. Canaries at each level of copies come in two kinds: exact copies
-of one file, and near copies (recompressed, cropped, mirrored, ...).
+of one file, and near copies (recompressed, cropped, mirrored, ...), as their held-out twins have.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLES_SCHEMA = pa.schema(
         pa.field("group", pa.int64(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # one of reference.KINDS
         pa.field("copies", pa.int32(), nullable=False),  # k of its group; 0 for held_out
-        pa.field("near", pa.bool_(), nullable=False),
+        pa.field("near", pa.bool_(), nullable=False),  # a canary of near copies, or the held-out twin of one
         pa.field("transform", pa.string(), nullable=False),  # exact for a group's first picture and exact copies
         pa.field("source", pa.string(), nullable=False),  # key of the pool's picture
         pa.field("caption", pa.string(), nullable=False),
@@ -135,19 +135,20 @@ class PlantedSample:
 def draw(pool: Pool, plan: PlanSettings, seed: int, side: int) -> list[PlantedSample]:
     """The samples of one seed: singles and canaries with all copies (the set before cleaning), held-out ones, refill.
 
-    The pool must be large enough (`check`), its pictures of at least `side` pixels. A near canary of k copies is its
-    original and k - 1 copies by NEAR_TRANSFORMS in turn, of at least `side` pixels, too.
+    The pool must be large enough (`check`), its pictures of at least `side` pixels. A near canary of k copies, and its
+    held-out twin, is an original and k - 1 copies by NEAR_TRANSFORMS in turn, of at least `side` pixels, too.
     """
     rng = np.random.default_rng((seed, 0))
     pictures = iter([pool.pictures[index] for index in rng.permutation(len(pool))])
     canaries = plan.canaries()
-    roles = [("single", 1, False)] * plan.singles
-    roles += [("canary", copies, near) for copies, near in canaries]
-    roles += [("held_out", 0, False)] * len(canaries) + [("refill", 1, False)] * plan.redundant
+    roles = [("single", 1, 1, False)] * plan.singles
+    roles += [("canary", copies, copies, near) for copies, near in canaries]
+    roles += [("held_out", 0, copies if near else 1, near) for copies, near in canaries]
+    roles += [("refill", 1, 1, False)] * plan.redundant
     samples: list[PlantedSample] = []
-    for group, (kind, copies, near) in enumerate(roles):
+    for group, (kind, copies, occurrences, near) in enumerate(roles):
         picture = next(pictures)
-        for copy in range(max(1, copies)):
+        for copy in range(occurrences):
             key = f"{group:06d}-{copy:04d}"
             transform, image = "exact", picture.image
             if near and copy:
@@ -238,13 +239,15 @@ class SeedSet:
         return first
 
     def reference(self) -> Reference:
-        """Every different picture of every group."""
+        """Every different picture of every group; the near copies of held-out twins are no rivals."""
         variants: dict[tuple[int, bytes], int] = {}
         for row, (group, image) in enumerate(zip(self.group.tolist(), self.table["image"].to_pylist(), strict=True)):
             variants.setdefault((group, image), row)
         rows = np.array(list(variants.values()))
-        groups = self.table.filter(pa.array(self.first_of_group())).select(GROUPS_SCHEMA.names).cast(GROUPS_SCHEMA)
-        return Reference(self.images[rows], self.group[rows], groups.combine_chunks())
+        first = self.first_of_group()
+        groups = self.table.filter(pa.array(first)).select(GROUPS_SCHEMA.names).cast(GROUPS_SCHEMA)
+        rival = first[rows] | (self.kind[rows] != "held_out")
+        return Reference(self.images[rows], self.group[rows], groups.combine_chunks(), rival)
 
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """(U,) bool: the groups of which `rows` hold a picture."""

@@ -27,6 +27,7 @@ from dedup.intervals import wilson
 
 Hits = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
 INTERVAL_SEEDS = 3  # fewer give no interval
@@ -132,6 +133,27 @@ def ratio_interval(arm: Hits, base: Hits) -> Interval:
     discordant = float((arm != base).sum())
     spread = _z() * math.sqrt((discordant + 1) / ((arm.sum() + 0.5) * (base.sum() + 0.5)))
     return _widen(over_seeds, ratio * math.exp(-spread), ratio * math.exp(spread))
+
+
+def share_ratio_interval(arm: Counts, base: Counts) -> Interval:
+    """Of share(arm) / share(base), as ratio of the means over seeds, where the two count different groups.
+
+    `arm` and `base` (S, 2): hit and all of each seed. Fieller's over seeds, and at least as wide as that of two
+    independent shares of all seeds taken together (Katz et al. 1978). Undefined and bounded as `ratio_interval`.
+    """
+    if arm.shape != base.shape or arm.ndim != 2 or not arm.size or min(arm[:, 1].min(), base[:, 1].min()) < 1:
+        raise ConfigError(f"counts of shapes {arm.shape} and {base.shape} are not hits and groups of the same seeds")
+    y, x = arm[:, 0] / arm[:, 1], base[:, 0] / base[:, 1]
+    if not base[:, 0].any():
+        return Interval(math.nan, math.nan, math.nan, "undefined: the other arm has no hit")
+    ratio = float(y.mean() / x.mean())
+    if len(x) < INTERVAL_SEEDS:
+        return Interval(ratio, math.nan, math.nan, f"too few seeds for an interval: {len(x)}")
+    (hit, groups), (base_hit, base_groups) = arm.sum(0), base.sum(0)
+    if not hit:
+        return Interval(0.0, 0.0, zero_hits_bound(int(groups)) / float(x.mean()), "rule of three")
+    spread = _z() * math.sqrt(1 / hit - 1 / groups + 1 / base_hit - 1 / base_groups)
+    return _widen(_fieller(x, y), ratio * math.exp(-spread), ratio * math.exp(spread))
 
 
 def emission_test(emitted: npt.NDArray[np.int64], weights: Floats) -> dict[str, float]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import io
 import math
-import pickle
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dedup.attack import checkpoints
 from dedup.attack.denoisers import NetworkSettings, preconditioned
 from dedup.attack.edm import Images, Labels, Preconditioned, SamplerSettings, denoising_loss, heun, sample_in_batches
 from dedup.errors import ConfigError
@@ -60,6 +59,10 @@ class TrainSettings:
     flips: bool = False
     """Train on mirrored images too, at random."""
 
+    drop_labels: float = 0.1
+    """Of conditional models: the share of images whose label is replaced by the null label, under which a model learns
+    what all images have in common (Ho and Salimans 2022, arXiv 2207.12598)."""
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoints"):
             if getattr(self, name) < 1:
@@ -69,12 +72,19 @@ class TrainSettings:
         for name in ("learning_rate", "noise_spread"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name):g}: must be above 0")
+        if not 0 < self.drop_labels < 1:
+            raise ConfigError(f"drop_labels={self.drop_labels:g}: must be above 0 and below 1")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema={self.ema:g}: must be at least 0 and below 1")
 
     def milestones(self) -> list[int]:
         """The steps after which a model is attacked, rising, `steps` the last."""
-        return [round(self.steps * part / self.checkpoints) for part in range(1, self.checkpoints + 1)]
+        return milestones(self.steps, self.checkpoints)
+
+
+def milestones(steps: int, parts: int) -> list[int]:
+    """`parts` evenly spaced steps, or as many as there are steps, rising, `steps` the last."""
+    return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})
 
 
 class DiffusionGenerator:
@@ -97,7 +107,8 @@ class DiffusionGenerator:
 class Training:
     """A denoiser under training on `images` (N, C, S, S) in [0, 1], with `labels` (N,) where it is conditional.
 
-    `label_count` 0 makes an unconditional one. Equal arguments give equal weights on one kind of device.
+    `label_count` 0 makes an unconditional one; else labels are 0 to `label_count` - 1, and `null_label`, which is none
+    of these, stands for no label. Equal arguments give equal weights on one kind of device.
     """
 
     def __init__(
@@ -118,12 +129,17 @@ class Training:
         self.shape = (images.shape[1], images.shape[2], images.shape[3])
         self._images = torch.from_numpy(images * 2 - 1).to(self.device)
         self._labels = torch.from_numpy(labels).to(self.device) if label_count else None
-        self._model = preconditioned(self.shape, label_count, network, seed).to(self.device)
+        self.null_label = label_count
+        labels_known = label_count + 1 if label_count else 0
+        self._model = preconditioned(self.shape, labels_known, network, seed).to(self.device)
         self._average = copy.deepcopy(self._model).requires_grad_(False).eval()
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate)
         self._draws = torch.Generator().manual_seed(seed)
+        self._parts: dict[str, checkpoints.Stateful] = {
+            "model": self._model, "average": self._average, "optimizer": self._optimizer
+        }  # fmt: skip
         self.fingerprint = fingerprint(
-            asdict(network), asdict(settings), seed, label_count, _digest(images), _digest(labels)
+            asdict(network), asdict(settings), seed, label_count, digest(images), digest(labels)
         )
 
     def run_to(self, step: int) -> None:
@@ -138,38 +154,15 @@ class Training:
 
     def checkpoint(self, note: Any = None) -> bytes:
         """All that `resume` needs, with `note` (plain values) beside it."""
-        buffer = io.BytesIO()
-        state = {
-            "fingerprint": self.fingerprint,
-            "step": self.step,
-            "model": self._model.state_dict(),
-            "average": self._average.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "draws": self._draws.get_state(),
-            "note": note,
-        }
-        torch.save(state, buffer)
-        return buffer.getvalue()
+        return checkpoints.pack(self.fingerprint, self.step, self._parts, self._draws, note)
 
     def resume(self, checkpoint: bytes, name: str) -> Any:
         """Go on from `checkpoint`; returns its note.
 
         Raises ConfigError, with `name`, where it is damaged or of other settings, images or seed.
         """
-        try:
-            state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise ConfigError(f"{name} is no whole checkpoint ({type(error).__name__}): delete it") from error
-        if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:
-            raise ConfigError(
-                f"{name} is a checkpoint of other settings, images or another seed: delete it, or choose another OUT"
-            )
-        self._model.load_state_dict(state["model"])
-        self._average.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._draws.set_state(state["draws"])
-        self.step = int(state["step"])
-        return state["note"]
+        self.step, note = checkpoints.unpack(checkpoint, name, self.fingerprint, self._parts, self._draws)
+        return note
 
     def _one_step(self) -> None:
         settings = self.settings
@@ -183,7 +176,10 @@ class Training:
         clean = self._images[rows]
         if settings.flips:
             clean = torch.where(mirror.to(self.device).view(-1, 1, 1, 1), clean.flip(-1), clean)
-        labels = None if self._labels is None else self._labels[rows]
+        labels = None
+        if self._labels is not None:
+            dropped = torch.rand(settings.batch, generator=self._draws) < settings.drop_labels
+            labels = torch.where(dropped.to(self.device), self.null_label, self._labels[rows])
         loss = denoising_loss(self._model, clean, sigma.exp().to(self.device), noise.to(self.device), labels).mean()
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -202,7 +198,8 @@ def _rate(share: float) -> float:
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _digest(values: npt.NDArray[Any]) -> str:
+def digest(values: npt.NDArray[Any]) -> str:
+    """The SHA-256 of an array's bytes, for fingerprints."""
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 

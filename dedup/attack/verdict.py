@@ -34,9 +34,15 @@ def verdict(scores: Mapping[str, Mapping[int, ArmScore]], arm: str = "deduplicat
         parts.append(f"copies >= {COMMON_COPIES}: extraction {before} -> {after} ({_difference(pooled)})")
     if _find(rates[base], kind="single"):
         parts.append(f"singles {_shown(rates[base], kind='single')} -> {_shown(rates[arm], kind='single')}")
-    if _find(rates[base], kind="held_out"):
-        worst = max((_rate(rates[name], kind="held_out") for name in both), default=0.0)
-        parts.append(f"false positives {_percent(worst)}")
+    worst = {
+        near: _percent(max(_rate(rates[name], kind="held_out", near=near) for name in both))
+        for near in (False, True, None)
+        if _find(rates[base], kind="held_out", near=near)
+    }
+    if {False, True} <= worst.keys():
+        parts.append(f"false positives {worst[False]} exact, {worst[True]} near")
+    elif worst:
+        parts.append(f"false positives {worst[None]}")
     few = f", too few for a claim ({CLAIM_SEEDS})" if len(seeds) < CLAIM_SEEDS else ""
     parts.append(f"{len(seeds)} seed{'s' * (len(seeds) != 1)}{few}")
     return "; ".join(parts)
@@ -58,11 +64,12 @@ def cautions(scores: Mapping[str, Mapping[int, ArmScore]], base: str = "duplicat
     if base in rates and not any(row["hit"] for row in rates[base] if row["kind"] == "canary"):
         found.append(f"{base} leaks no canary, so there is nothing to lower: train for more steps")
     for arm, rows in rates.items():
-        if _rate(rows, kind="held_out") > FALSE_POSITIVES:
-            found.append(
-                f"{arm}: {_shown(rows, kind='held_out')} of the held-out pictures count as extracted, so the criterion "
-                "is too loose"
-            )
+        for near, which in ((None, "held-out pictures"), (True, "held-out twins of near canaries")):
+            if _rate(rows, kind="held_out", near=near) > FALSE_POSITIVES:
+                found.append(
+                    f"{arm}: {_shown(rows, kind='held_out', near=near)} of the {which} count as extracted, so the "
+                    "criterion is too loose"
+                )
     for row in compare_arms({arm: scores[arm] for arm in rates}, (base,)):
         if row["kind"] == "single" and row["low"] is not None and row["low"] > 0:
             found.append(
