@@ -26,8 +26,12 @@ _TOLERANCE = 14  # levels of a channel that a plain colour may vary, after JPEG
 _PLAIN = 0.8  # share of a line that is of the edge's colour at its outer and its inner end
 _WORDS = 0.08  # ... and where words are written on it
 _PICTURE = 0.3  # ... and in the picture at most, on the line after the edge
+_THICK = 0.1  # of a side's length: so far at least the edge's colour does not return, as it does between lines of text
+_RETURNED = 0.5  # share of a line from which it has
 _DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
 _MOST = 0.6  # of a side's length that edges may take together
+_EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
+_MIXED = 2  # lines between two bands of a frame
 _RINGS = 6  # a frame is peeled band by band
 
 
@@ -72,22 +76,42 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
             break
     if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
         return 0, 0, width, height
+    inside = rgb[top:bottom, left:right].reshape(-1, 3)
+    if _share(inside, _colour(inside)) >= _EMPTY:  # a page, a chart, a screenshot: what is around it tells them apart
+        return 0, 0, width, height
     return left, top, right, bottom
 
 
 def _edge(lines: UInt8Array) -> int:
-    """How many of the first (N, length, 3) lines are an added edge."""
-    lines = lines[: int(_DEEPEST * len(lines)) + 3]
+    """How many of the first (N, length, 3) lines are an added edge.
+
+    The outermost lines may be a mixture of two bands' colours, where JPEG or reducing mixed them.
+    """
+    for mixed in range(_MIXED + 1):
+        depth = _band(lines[mixed:])
+        if depth:
+            return mixed + depth
+    return 0
+
+
+def _band(lines: UInt8Array) -> int:
+    """`_edge` of the colour of the first line."""
     if not _is_plain(lines[0]):
         return 0
-    share = _share(lines, _colour(lines[0]))
-    foreign = np.flatnonzero(share < _WORDS)
-    end = int(foreign[0]) if len(foreign) else len(lines)
-    straight = np.flatnonzero(share[: min(end, len(lines) - 2)] >= _PLAIN)
-    last = int(straight[-1])  # the outermost line is one
+    reach, thick = int(_DEEPEST * len(lines)), int(_THICK * len(lines))
+    colour, seen = _colour(lines[0]), lines[: reach + 2 + thick]
+    share = _share(seen, colour)
+    foreign = np.flatnonzero(share[:reach] < _WORDS)
+    end = int(foreign[0]) if len(foreign) else reach
+    last = int(np.flatnonzero(share[:end] >= _PLAIN)[-1])  # the outermost line is one
+    ends = lines.shape[1] // 4  # of the lines beyond, which edges at the other sides may cover
+    middle = _share(seen[:, ends : lines.shape[1] - ends], colour)
     # Between edge and picture lies a line of both, where the picture was reduced.
-    beyond = np.flatnonzero(share[last + 1 : last + 3] <= _PICTURE)
-    return last + 1 + int(beyond[0]) if len(beyond) else 0
+    beyond = np.flatnonzero(middle[last + 1 : last + 3] <= _PICTURE)
+    if not len(beyond):
+        return 0
+    depth = last + 1 + int(beyond[0])
+    return depth if (middle[depth : depth + thick] < _RETURNED).all() else 0
 
 
 def _colour(line: UInt8Array) -> Levels:
