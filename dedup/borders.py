@@ -66,12 +66,12 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
     """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of the picture inside."""
     height, width = rgb.shape[:2]
     top, bottom, left, right = 0, height, 0, width
-    for _ in range(_RINGS):
-        before = (top, bottom, left, right)
-        top += _edge(rgb[top:bottom, left:right])
-        bottom -= _edge(rgb[top:bottom, left:right][::-1])
-        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1))
-        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1])
+    for ring in range(_RINGS):
+        before, mixed = (top, bottom, left, right), _MIXED if ring else 0
+        top += _edge(rgb[top:bottom, left:right], mixed)
+        bottom -= _edge(rgb[top:bottom, left:right][::-1], mixed)
+        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
+        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1], mixed)
         if (top, bottom, left, right) == before:
             break
     if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
@@ -82,15 +82,13 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _edge(lines: UInt8Array) -> int:
-    """How many of the first (N, length, 3) lines are an added edge.
-
-    The outermost lines may be a mixture of two bands' colours, where JPEG or reducing mixed them.
-    """
-    for mixed in range(_MIXED + 1):
-        depth = _band(lines[mixed:])
+def _edge(lines: UInt8Array, mixed: int) -> int:
+    """How many of the first (N, length, 3) lines are an added edge; up to `mixed` of them may be of other colours, as
+    JPEG and reducing mix them where two bands of a frame meet."""
+    for skipped in range(mixed + 1):
+        depth = _band(lines[skipped:])
         if depth:
-            return mixed + depth
+            return skipped + depth
     return 0
 
 
