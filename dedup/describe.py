@@ -23,6 +23,7 @@ import pyarrow as pa
 import torch
 
 from dedup import images, records
+from dedup.borders import without_borders
 from dedup.embedders import Embedder
 from dedup.errors import ConfigError, ImageError
 from dedup.hashes import HASHES, INFORMATION_SIDE, information
@@ -174,11 +175,13 @@ class _ViewPlan:
                 row["error"] = str(error)
             else:
                 greys = dict(zip(self._grey_sizes, images.greys(decoded.rgb, self._pillow_sizes), strict=True))
-                square = images.square(decoded.rgb, self._side) if self._side else None
+                # Hashes see the whole picture, as every implementation of them does.
+                inside = without_borders(decoded.rgb)
+                square = images.square(inside, self._side) if self._side else None
                 row |= {
                     "width": decoded.width,
                     "height": decoded.height,
-                    "thumbnail": images.thumbnail(decoded.rgb).tobytes(),
+                    "thumbnail": images.thumbnail(inside).tobytes(),
                 }
         return _Prepared(row, greys, square, time.thread_time() - started)
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.borders import without_borders
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.evidence import GLANCE_SIDE, SIDE, Evidence, Picture, compare, grey_at, picture
 from dedup.hashes import MIN_INFORMATION
@@ -132,7 +133,9 @@ def verify_pairs(
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     thumbnails = _thumbnails(descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
-    found, probability, settled = settle(thumbnails, _column(descriptors, "information"), sides, i, j)
+    found, probability, settled = settle(
+        thumbnails, _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
+    )
     crowd = np.zeros(len(i)) if crowding is None else np.asarray(crowding, np.float64)
     load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings.pictures_held, max_pixels)
     undecided = np.flatnonzero(~settled)
@@ -156,16 +159,19 @@ def settle_pairs(pairs: pa.Table, descriptors: pa.Table) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last."""
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
-    _, probability, settled = settle(_thumbnails(descriptors), _column(descriptors, "information"), sides, i, j)
+    _, probability, settled = settle(
+        _thumbnails(descriptors), _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
+    )
     return Verdicts(probability, settled)
 
 
 def settle(
-    thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints
+    thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints, hopeful: Bools
 ) -> tuple[Likeness, Singles, Bools]:
     """The cheap half: (likeness, probability by thumbnails (N,), whether that is final (N,)) of the pairs (i, j).
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
+    Pairs that are `hopeful` (N,) are not dismissed for their thumbnails.
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
@@ -176,9 +182,17 @@ def settle(
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
-    hopeless &= telling & ~same
+    hopeless &= telling & ~same & ~(hopeful & ~small)
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     return found, probability.astype(np.float32), same | hopeless
+
+
+def _suggested(pairs: pa.Table) -> Bools:
+    """(N,): two crops of one picture may share a corner, which no window of a thumbnail shows. Where accepted pairs
+    suggest that two pictures are one, they are worth a look at their pixels."""
+    if "method" not in pairs.column_names:
+        return np.zeros(len(pairs), bool)
+    return np.asarray(pc.equal(pairs["method"], "suggested").to_numpy(zero_copy_only=False), bool)
 
 
 def _without_windows(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
@@ -310,7 +324,7 @@ class _Pictures:
             return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
         sample_id = self._sample_ids[row].as_py()
         try:
-            return np.asarray(decode(self._read(sample_id), SIDE, self._max_pixels).rgb)
+            return np.asarray(without_borders(decode(self._read(sample_id), SIDE, self._max_pixels).rgb))
         except ImageError as error:
             raise ImageError(f"{sample_id} cannot be verified: {error}") from error
 

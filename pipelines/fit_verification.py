@@ -25,6 +25,7 @@ from PIL import Image
 from scipy.optimize import minimize
 
 from dedup import embedders, images, verification_model, verify
+from dedup.borders import without_borders
 from dedup.evidence import SIDE, compare, picture
 from dedup.listing import list_shards
 from dedup.records import sample_id
@@ -146,7 +147,7 @@ def _pairs(planted: PictureSet, likes: Floats, apart: int) -> list[tuple[int, in
 
 def _examples(planted: PictureSet, apart: int, embedder: embedders.Embedder) -> tuple[Examples, Examples]:
     """(by thumbnails, by pixels)."""
-    decoded = [images.decode(data, SIDE).rgb for data in planted.data]
+    decoded = [without_borders(images.decode(data, SIDE).rgb) for data in planted.data]
     thumbnails = np.stack([images.thumbnail(image) for image in decoded])
     squares = np.stack([images.square(image, embedder.image_size) for image in decoded])
     batches = (squares[at : at + embedder.batch_size] for at in range(0, len(squares), embedder.batch_size))

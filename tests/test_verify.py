@@ -18,7 +18,7 @@ from dedup.evidence import compare, picture
 from dedup.images import thumbnail
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
-from dedup.verify import VerifySettings, verify_pairs
+from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import described, png, verified
 
@@ -288,3 +288,26 @@ def test_an_image_that_cannot_be_decoded_is_named_and_its_pairs_are_not_accepted
     assert by_pair["astronaut", "astronaut~"] == 0
     assert by_pair["chelsea", "chelsea~"] >= SETTINGS.accepts_from
     assert "astronaut~ cannot be verified: damaged GIF" in caplog.text
+
+
+def test_a_crop_is_seen_beside_a_bordered_copy() -> None:
+    """Without borders both are parts of one picture; with them no window of a thumbnail fits."""
+    image = photograph("coffee")
+    files = {
+        "a": TRANSFORMS["mirror+border"](image, np.random.default_rng(3)).data,
+        "b": TRANSFORMS["crop_50"](image, np.random.default_rng(4)).data,
+        "c": TRANSFORMS["rotate+shrink"](image, np.random.default_rng(5)).data,
+    }
+    assert verified(files, [("a", "b"), ("a", "c")]).probability.min() >= SETTINGS.accepts_from
+
+
+def test_what_accepted_pairs_suggest_is_looked_at() -> None:
+    image = photograph("astronaut")
+    width, height = image.size
+    boxes = ((0, 0, width * 7 // 10, height * 6 // 10), (width * 3 // 10, height * 2 // 10, width, height * 8 // 10))
+    corners = [image.crop(box) for box in boxes]
+    files = {"a": png(corners[0]), "b": png(corners[1])}
+    table = pa.table({"a": ["a"], "b": ["b"], "method": ["embedding"]})
+    assert settle_pairs(table, described(files)).settled.all()  # no window of the one shows the other
+    suggested = table.set_column(2, "method", pa.array(["suggested"]))
+    assert not settle_pairs(suggested, described(files)).settled.any()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from dedup.borders import without_borders
 from dedup.hashes import information
 from dedup.images import decode, grey, thumbnail
 from dedup.verify import Verdicts, VerifySettings, verify_pairs
@@ -32,7 +33,7 @@ def described(files: dict[str, bytes]) -> pa.Table:
                 "width": decoded.width,
                 "height": decoded.height,
                 "information": float(level[0]),
-                "thumbnail": thumbnail(decoded.rgb).tobytes(),
+                "thumbnail": thumbnail(without_borders(decoded.rgb)).tobytes(),
             }
         )
     return pa.Table.from_pylist(rows)

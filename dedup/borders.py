@@ -1,0 +1,124 @@
+"""What was put around a picture: plain borders, frames, letterboxes, bars with words.
+
+    image ──without_borders──▶ the picture inside
+
+People add such edges when they pass a picture on, and they change what an embedding or a thumbnail sees of it more than
+any retouching does. An edge counts as added where it is of one colour, words on it apart, and ends in a straight line
+across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+UInt8Array = npt.NDArray[np.uint8]
+Levels = npt.NDArray[np.int16]
+
+LOOK_SIDE = 256  # borders are looked for at so many pixels of the longer side
+MIN_SIDE = 64  # smaller pictures are left as they are: a line or two of their few pixels proves nothing
+
+_TOLERANCE = 14  # levels of a channel that a plain colour may vary, after JPEG
+_PLAIN = 0.8  # share of a line that is of the edge's colour at its outer and its inner end
+_WORDS = 0.08  # ... and where words are written on it
+_PICTURE = 0.3  # ... and in the picture at most, on the line after the edge
+_THICK = 0.1  # of a side's length: so far at least the edge's colour does not return, as it does between lines of text
+_RETURNED = 0.5  # share of a line from which it has
+_DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
+_MOST = 0.6  # of a side's length that edges may take together
+_EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
+_MIXED = 2  # lines between two bands of a frame
+_RINGS = 6  # a frame is peeled band by band
+
+
+def without_borders(image: Image.Image) -> Image.Image:
+    """The part of an RGB image that is not an added edge; the image itself where there is none."""
+    if min(image.size) < MIN_SIDE or not _may_have_edges(image):
+        return image
+    scale = min(1.0, LOOK_SIDE / max(image.size))
+    size = (round(image.width * scale), round(image.height * scale))
+    small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    left, top, right, bottom = picture_box(small)
+    if (left, top, right, bottom) == (0, 0, *size):
+        return image
+    # Rounded inwards: a line that belongs half to the edge is worse than one that is missing.
+    across, down = image.width / size[0], image.height / size[1]
+    return image.crop((math.ceil(left * across), math.ceil(top * down), int(right * across), int(bottom * down)))
+
+
+def _may_have_edges(image: Image.Image) -> bool:
+    """Most pictures have not, and their outermost lines tell."""
+    width, height = image.size
+    outermost = ((0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height))
+    return any(_is_plain(np.asarray(image.crop(line)).reshape(-1, 3)) for line in outermost)
+
+
+def _is_plain(line: UInt8Array) -> bool:
+    """Whether the outermost line (length, 3) can be that of an edge."""
+    return bool(_share(line, _colour(line)) >= _PLAIN)
+
+
+def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
+    """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of the picture inside."""
+    height, width = rgb.shape[:2]
+    top, bottom, left, right = 0, height, 0, width
+    for ring in range(_RINGS):
+        before, mixed = (top, bottom, left, right), _MIXED if ring else 0
+        top += _edge(rgb[top:bottom, left:right], mixed)
+        bottom -= _edge(rgb[top:bottom, left:right][::-1], mixed)
+        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
+        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1], mixed)
+        if (top, bottom, left, right) == before:
+            break
+    if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
+        return 0, 0, width, height
+    inside = rgb[top:bottom, left:right].reshape(-1, 3)
+    if _share(inside, _colour(inside)) >= _EMPTY:  # a page, a chart, a screenshot: what is around it tells them apart
+        return 0, 0, width, height
+    return left, top, right, bottom
+
+
+def _edge(lines: UInt8Array, mixed: int) -> int:
+    """How many of the first (N, length, 3) lines are an added edge; up to `mixed` of them may be of other colours, as
+    JPEG and reducing mix them where two bands of a frame meet."""
+    for skipped in range(mixed + 1):
+        depth = _band(lines[skipped:])
+        if depth:
+            return skipped + depth
+    return 0
+
+
+def _band(lines: UInt8Array) -> int:
+    """`_edge` of the colour of the first line."""
+    if not _is_plain(lines[0]):
+        return 0
+    reach, thick = int(_DEEPEST * len(lines)), int(_THICK * len(lines))
+    colour, seen = _colour(lines[0]), lines[: reach + 2 + thick]
+    share = _share(seen, colour)
+    foreign = np.flatnonzero(share[:reach] < _WORDS)
+    end = int(foreign[0]) if len(foreign) else reach
+    last = int(np.flatnonzero(share[:end] >= _PLAIN)[-1])  # the outermost line is one
+    ends = lines.shape[1] // 4  # of the lines beyond, which edges at the other sides may cover
+    middle = _share(seen[:, ends : lines.shape[1] - ends], colour)
+    # Between edge and picture lies a line of both, where the picture was reduced.
+    beyond = np.flatnonzero(middle[last + 1 : last + 3] <= _PICTURE)
+    if not len(beyond):
+        return 0
+    depth = last + 1 + int(beyond[0])
+    return depth if (middle[depth : depth + thick] < _RETURNED).all() else 0
+
+
+def _colour(line: UInt8Array) -> Levels:
+    """(length, 3) -> (3,): of each channel the middle value."""
+    middle = len(line) // 2
+    return np.asarray(np.partition(line, middle, axis=0)[middle], np.int16)
+
+
+def _share(lines: UInt8Array, colour: Levels) -> Any:
+    """(..., length, 3) -> (...): the share of each line's pixels that have that colour."""
+    like = [np.abs(lines[..., channel] - colour[channel]) <= _TOLERANCE for channel in range(3)]
+    return (like[0] & like[1] & like[2]).mean(-1)

@@ -1,0 +1,73 @@
+"""What was put around a picture is left out; what belongs to it stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+from test_verify import PHOTOGRAPHS, photograph
+
+from dedup.borders import MIN_SIDE, picture_box, without_borders
+from dedup.transforms import TRANSFORMS
+from pipelines.lookalikes import LOOKALIKES
+
+FULL_OF_PICTURE = ("astronaut", "chelsea", "coffee", "china", "camera")
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_photograph_stays_whole(name: str) -> None:
+    image = photograph(name)
+    assert without_borders(image) is image
+
+
+@pytest.mark.parametrize("transform", ["border", "frame", "letterbox", "text_bar", "mirror+border"])
+def test_what_was_added_goes(transform: str) -> None:
+    bare = 0
+    for number, name in enumerate(FULL_OF_PICTURE):
+        image = photograph(name)
+        inside = without_borders(TRANSFORMS[transform](image, np.random.default_rng(number)).open())
+        left = np.array(inside.size) / np.array(image.size)
+        assert left.min() > 0.95, name
+        bare += int(left.max() <= 1.01)
+    assert bare >= len(FULL_OF_PICTURE) - 1  # a band of a frame may have the picture's own colour
+
+
+def test_the_box_is_that_of_the_picture() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    framed = np.full((200, 256, 3), 240, np.uint8)
+    framed[30:150, 40:200] = pixels
+    assert picture_box(framed) == (40, 30, 200, 150)
+    assert picture_box(pixels) == (0, 0, 160, 120)
+
+
+def test_the_white_around_a_thing_stays() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 200, (300, 400, 3), np.uint8))
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).ellipse((60, 40, 340, 260), fill=255)
+    on_white = Image.composite(image, Image.new("RGB", image.size, "white"), mask)
+    assert without_borders(on_white) is on_white
+
+
+@pytest.mark.parametrize("name", ["pages", "screenshots", "charts"])
+def test_what_is_mostly_empty_stays(name: str) -> None:
+    for image in LOOKALIKES[name](4, np.random.default_rng(5)):
+        for width in (480, 150):
+            small = image.resize((width, round(image.height * width / image.width)), Image.Resampling.BOX)
+            assert without_borders(small) is small
+
+
+def test_a_plain_picture_stays() -> None:
+    image = Image.new("RGB", (300, 200), (200, 30, 30))
+    assert without_borders(image) is image
+
+
+def test_a_picture_of_few_pixels_stays() -> None:
+    image = ImageOps.expand(photograph("chelsea").resize((40, 40)), 11, (0, 0, 0))
+    assert min(image.size) < MIN_SIDE
+    assert without_borders(image) is image
+
+
+def test_at_most_a_part_goes() -> None:
+    """A strip between wide bars is as likely a picture of its own."""
+    image = ImageOps.expand(photograph("chelsea").resize((300, 60)), (0, 120), (0, 0, 0))
+    assert without_borders(image) is image
