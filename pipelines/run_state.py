@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from dedup.decisions import DecideSettings
+from dedup.describe import VIEWS
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
 from dedup.overrides import Overrides, absolute, read_overrides
@@ -123,7 +124,12 @@ class Run:
     def step_fingerprint(self, step: str) -> str:
         """Equal exactly when the step would give the same result: its own settings and all that it builds on."""
         settings = self.settings.to_json()
-        chain: list[object] = [FORMAT, settings["describe"], self.document.get("embedder", {}).get("weights_sha256")]
+        chain: list[object] = [
+            FORMAT,
+            VIEWS,
+            settings["describe"],
+            self.document.get("embedder", {}).get("weights_sha256"),
+        ]
         if step == "describe":
             return fingerprint(*chain)
         chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]
