@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeVar
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +170,7 @@ class _ViewPlan:
                 "offset": sample.image.offset,
                 "size": len(data),
                 "sha256": sha256(data).digest(),
+                "crc32": crc32(data),
             }
             try:
                 decoded = images.decode(data, self._min_side, self._max_pixels)

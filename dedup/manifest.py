@@ -15,7 +15,7 @@ from dedup.records import MANIFEST_SCHEMA, Shard
 from dedup.run_folder import RUN_FILE, RunFolder
 
 # The columns of a descriptor table that a manifest needs.
-DESCRIPTOR_COLUMNS = ("sample_id", "key", "error", "width", "height", "sha256", "caption", "url", "note")
+DESCRIPTOR_COLUMNS = ("sample_id", "key", "error", "width", "height", "sha256", "crc32", "caption", "url", "note")
 
 
 def manifest_name(shard_id: str) -> str:
@@ -61,6 +61,7 @@ def manifest_table(
         "width": descriptors["width"],
         "height": descriptors["height"],
         "sha256": _hex(descriptors["sha256"]),
+        "crc32": descriptors["crc32"],
         "caption": descriptors["caption"],
         "url": descriptors["url"],
         "note": descriptors["note"],

@@ -74,6 +74,7 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
         pa.field("offset", pa.int64()),  # of the image's bytes in the tar
         pa.field("size", pa.int64()),  # in bytes
         pa.field("sha256", pa.binary(32)),  # of the image's bytes
+        pa.field("crc32", pa.int64()),  # of the same bytes, to compare them quickly
         pa.field("width", pa.int32()),  # as stored, before EXIF orientation
         pa.field("height", pa.int32()),
         pa.field("caption", pa.string()),
@@ -116,6 +117,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("sha256", pa.string()),
+        pa.field("crc32", pa.int64()),  # of the image's bytes, as sha256
         pa.field("caption", pa.string()),
         pa.field("url", pa.string()),
         pa.field("note", pa.string()),

@@ -6,6 +6,7 @@ POSIX.1-2001 (pax), which is plain ustar wherever a name and size fit in there.
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Iterable
 from typing import IO
 
@@ -39,21 +40,25 @@ class TarWriter:
             end = 2 * tarfile.BLOCKSIZE
             self._write(bytes(end + -(self.size + end) % tarfile.RECORDSIZE))
 
-    def add(self, info: tarfile.TarInfo, content: Iterable[bytes | memoryview] = ()) -> None:
+    def add(self, info: tarfile.TarInfo, content: Iterable[bytes | memoryview] = ()) -> int:
         """Append a member by a header that `header` made; `content`, in pieces, must have as many bytes as that says.
+        Gives the CRC-32 of the content.
 
         Raises EOFError where it has fewer, ValueError where it has more.
         """
         self._write(encoded(info))
         missing = info.size
+        crc32 = 0
         for piece in content:
             missing -= len(piece)
+            crc32 = zlib.crc32(piece, crc32)
             self._write(piece)
         if missing > 0:
             raise EOFError(f"the content of {info.name} ends {missing} bytes early")
         if missing < 0:
             raise ValueError(f"the content of {info.name} has {-missing} bytes more than its header says")
         self._write(_PADDING[: -info.size % tarfile.BLOCKSIZE])
+        return crc32
 
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)

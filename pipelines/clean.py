@@ -1,10 +1,11 @@
-"""Write cleaned shards: one Dask task per input shard, checked, resumable; the input is never touched."""
+"""Write cleaned shards on Dask: checked against the manifest, resumable by shard; the input is never touched."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -20,14 +21,17 @@ from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.listing import open_filesystem, refuse_changed
 from dedup.manifest import manifest_name
 from dedup.records import Shard
-from dedup.rewrite import MANIFEST_COLUMNS, CleanSettings, Output, Rewriter, Written, plan
+from dedup.rewrite import CleanSettings, Output, Rewriter, Written, plan
 from dedup.run_folder import RunFolder, fingerprint
+from dedup.staying import manifest_columns
 from pipelines.client import ClusterSettings, connect, slots
 from pipelines.progress import Progress
 from pipelines.run_state import Run
 
+logger = logging.getLogger(__name__)
+
 CLEAN_FILE = "clean.json"
-FORMAT = 2  # of clean.json
+FORMAT = 3  # of clean.json
 _SECONDS_BETWEEN_SAVES = 10.0
 _TASK_BYTES = 64_000_000  # of input: smaller shards are written together
 _TASKS_PER_SLOT = 4  # at least, where there are so many shards, so that no worker waits long for the last one
@@ -36,27 +40,27 @@ _TASKS_PER_SLOT = 4  # at least, where there are so many shards, so that no work
 def clean(run_url: str, out: str, settings: CleanSettings, cluster: ClusterSettings) -> dict[str, Any]:
     """Write what stays of the run's shards into the folder `out`, or finish what was begun there; gives clean.json.
 
+    Shards that an earlier call wrote are read, and written again where they are not as they should be: the log names
+    them.
+
     Raises ManifestError where the run is unfinished, ShardError where a shard changed or vanished since, ConfigError
     where `out` overlaps the input or holds something else.
     """
     run = Run.reopen(run_url)
     if not run.is_finished("decide"):
-        raise ManifestError(f"the run in {run_url} is unfinished; start it again with the same settings to finish it")
+        raise run.unfinished()
     _refuse_overlap(out, run.shards)
     staying = [settings.staying(entry["counts"]) for entry in run.document["shards"]]
     outputs = plan(run.shards, staying, settings)
     folder = RunFolder(out)
     refuse_changed(run.shards)
     document = _open(folder, run, settings)
-    written = _still_there(folder, document)
-    document["shards_of_earlier_calls"] = len(written)
-    missing = [output for output in outputs if output.name not in written]
+    written = _of_earlier_calls(folder, document)
     try:
-        if missing:
-            with connect(cluster) as client:
-                started = time.monotonic()
-                _write_all(client, run, folder, missing, settings, document, written)
-                document["seconds"] = round(time.monotonic() - started, 3)
+        with connect(cluster) as client:
+            started = time.monotonic()
+            document["shards_of_earlier_calls"] = _write_all(client, run, folder, outputs, settings, document, written)
+            document["seconds"] = round(time.monotonic() - started, 3)
         document["counts"] = _checked_counts(folder, run, outputs, written, settings)
         document["finished"] = True
     finally:
@@ -70,7 +74,7 @@ def text(document: dict[str, Any], out: str) -> str:
     earlier = document["shards_of_earlier_calls"]
     checked = "checked against the manifest"
     if earlier:
-        checked = f"{earlier:,} of them by earlier calls (now compared by size)"
+        checked = f"{earlier:,} of them by earlier calls, all {checked}"
     return "\n".join(
         [
             f"input    {counts['input']:>12,}",
@@ -127,11 +131,18 @@ def _open(folder: RunFolder, run: Run, settings: CleanSettings) -> dict[str, Any
     return {**before, "finished": False}
 
 
-def _still_there(folder: RunFolder, document: dict[str, Any]) -> dict[str, Written]:
-    """What an earlier call has written, by name; a file that is gone or of another size counts as not written."""
+def _of_earlier_calls(folder: RunFolder, document: dict[str, Any]) -> dict[str, Written]:
+    """What earlier calls have written, by name; a file that is gone or of another size counts as not written."""
     sizes = folder.sizes()
-    entries = (Written(**entry) for entry in document["shards"])
-    return {entry.name: entry for entry in entries if sizes.get(f"{entry.name}.tar") == entry.size}
+    found = {}
+    for entry in (Written(**entry) for entry in document["shards"]):
+        name = f"{entry.name}.tar"
+        if sizes.get(name) == entry.size:
+            found[entry.name] = entry
+        elif name in sizes:
+            changed = f"has {sizes[name]:,} bytes, and {entry.size:,} when it was written"
+            logger.warning("%s %s; it is written again", folder.path(name), changed)
+    return found
 
 
 def _save(folder: RunFolder, document: dict[str, Any], written: dict[str, Written]) -> None:
@@ -147,15 +158,22 @@ def _write_all(
     settings: CleanSettings,
     document: dict[str, Any],
     written: dict[str, Written],
-) -> None:
-    """Write `outputs`, add them to `written`, and save the document now and then."""
+) -> int:
+    """Check those of `outputs` that are `written` and write the others, add these, and save the document now and then.
+    Gives the number of those that were as they should be."""
     groups = _tasks(outputs, slots(client))
-    task = functools.partial(_write_outputs, run=run.folder, folder=folder, settings=settings)
+    earlier = [{output.name: written[output.name] for output in group if output.name in written} for group in groups]
+    pools = run.settings.decide.pools
+    task = functools.partial(_write_outputs, run=run.folder, folder=folder, settings=settings, pools=pools)
+    intact = len(written)
     saved = time.monotonic()
     with Progress("clean", sum(output.samples for output in outputs), "images") as progress:
-        futures = client.map(task, groups, pure=False, retries=0)
+        futures = client.map(task, groups, earlier, pure=False, retries=0)
         try:
-            for _, result in as_completed(futures, with_results=True):
+            for _, (result, problems) in as_completed(futures, with_results=True):
+                for problem in problems:
+                    logger.warning("%s; it was written again", problem)
+                intact -= len(problems)
                 written.update((entry.name, entry) for entry in result)
                 samples = sum(entry.samples for entry in result)
                 progress.advance(samples, samples)
@@ -164,6 +182,7 @@ def _write_all(
                     saved = time.monotonic()
         finally:
             client.cancel(futures, force=True)
+    return intact
 
 
 def _tasks(outputs: Sequence[Output], slots: int) -> list[list[Output]]:
@@ -181,20 +200,37 @@ def _tasks(outputs: Sequence[Output], slots: int) -> list[list[Output]]:
     return tasks
 
 
-def _write_outputs(outputs: list[Output], run: RunFolder, folder: RunFolder, settings: CleanSettings) -> list[Written]:
-    """One task: outputs that follow one another."""
-    written = []
-    with Rewriter(functools.partial(_manifest, run), settings) as rewriter:
+def _write_outputs(
+    outputs: list[Output],
+    earlier: dict[str, Written],
+    run: RunFolder,
+    folder: RunFolder,
+    settings: CleanSettings,
+    pools: bool,
+) -> tuple[list[Written], list[str]]:
+    """One task: outputs that follow one another. Those that `earlier` calls wrote, by name, are checked, and written
+    only where they are not as they should be; gives these problems, too."""
+    written, problems = [], []
+    with Rewriter(functools.partial(_manifest, run, manifest_columns(pools)), settings, pools) as rewriter:
         for output in outputs:
+            name = f"{output.name}.tar"
+            if output.name in earlier:
+                try:
+                    rewriter.check(output, earlier[output.name], folder.path(name))
+                except ShardError as error:
+                    problems.append(str(error))
+                else:
+                    written.append(earlier[output.name])
+                    continue
             if settings.shard_size is None:
                 _write_side_table(output, run, folder, settings)
-            with folder.whole_file(f"{output.name}.tar") as path:
+            with folder.whole_file(name) as path:
                 written.append(rewriter.write(output, Path(path)))
-    return written
+    return written, problems
 
 
-def _manifest(run: RunFolder, shard: Shard) -> pa.Table:
-    return run.read_table(manifest_name(shard.shard_id), MANIFEST_COLUMNS)
+def _manifest(run: RunFolder, columns: Sequence[str], shard: Shard) -> pa.Table:
+    return run.read_table(manifest_name(shard.shard_id), columns)
 
 
 def _write_side_table(output: Output, run: RunFolder, folder: RunFolder, settings: CleanSettings) -> None:

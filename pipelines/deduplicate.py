@@ -51,8 +51,11 @@ def finish(run: Run, client: Client) -> None:
 
 
 def redecide(out: str, decision: DecideSettings, cluster: ClusterSettings) -> Run:
-    """Only the decision again, with other settings, or after the overrides changed."""
+    """Only the decision again, with other settings, or after the overrides changed. Raises ManifestError where the run
+    is not described, searched and verified, or another version of dedup did it."""
     run = Run.reopen(out)
+    if run.of_other_version():
+        raise run.unfinished()
     run.set_decision(decision)
     with connect(cluster) as client:
         _timed(run, "decide", decide, client)

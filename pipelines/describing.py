@@ -39,6 +39,8 @@ def describe_shards(run: Run, client: Client) -> None:
     """
     run.resolve_embedder(client.submit(_embedder_facts, run.settings.describe.embedder, pure=False).result())
     fingerprint = run.step_fingerprint("describe")
+    if run.of_other_version():
+        logger.warning("%s was made by another version of dedup: its shards are described anew", run.folder.url)
     threads = max(1, slots(client) // len(run.shards))
     task = functools.partial(
         _describe_shard,

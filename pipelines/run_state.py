@@ -14,7 +14,7 @@ from dedup.describe import VIEWS
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
 from dedup.overrides import Overrides, absolute, read_overrides
-from dedup.records import Shard
+from dedup.records import Shard, descriptor_schema
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
 from dedup.verification_model import MODELS
@@ -100,6 +100,21 @@ class Run:
         shards = [Shard(**{name: entry[name] for name in Shard.__dataclass_fields__}) for entry in document["shards"]]
         return cls(folder, RunSettings.from_json(document["settings"]), shards, document=document)
 
+    def unfinished(self) -> ManifestError:
+        """Why what needs a finished run cannot go on."""
+        how = "is unfinished; start it again with the same settings to finish it"
+        if self.of_other_version():
+            how = (
+                "was made by another version of dedup, whose descriptors are others; start it again with the same "
+                "settings, and its shards are described anew"
+            )
+        return ManifestError(f"the run in {self.folder.url} {how}")
+
+    def of_other_version(self) -> bool:
+        """Whether all shards were described, but not as this version of dedup does it."""
+        before = self.document["steps"].get("describe")
+        return before is not None and before["fingerprint"] != self.step_fingerprint("describe")
+
     def save(self) -> None:
         self.folder.write_json(RUN_FILE, self.document)
 
@@ -124,12 +139,9 @@ class Run:
     def step_fingerprint(self, step: str) -> str:
         """Equal exactly when the step would give the same result: its own settings and all that it builds on."""
         settings = self.settings.to_json()
-        chain: list[object] = [
-            FORMAT,
-            VIEWS,
-            settings["describe"],
-            self.document.get("embedder", {}).get("weights_sha256"),
-        ]
+        # Descriptors of a version that saw or noted other things are made anew.
+        chain: list[object] = [FORMAT, VIEWS, descriptor_schema({}, 0).names, settings["describe"]]
+        chain.append(self.document.get("embedder", {}).get("weights_sha256"))
         if step == "describe":
             return fingerprint(*chain)
         chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]

@@ -9,13 +9,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
+import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 
+from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, DedupError, ManifestError, ShardError
 from dedup.manifest import read_manifest
@@ -27,6 +30,7 @@ from pipelines.clean import clean
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.settings import RunSettings
+from tests.shard_makers import jpeg, sample_members, write_tar
 
 SETTINGS = RunSettings(describe=DescribeSettings(embedder="none"))
 ALL = CleanSettings()
@@ -135,17 +139,20 @@ def test_tables_of_img2dataset_lose_the_rows_that_go(
 
 class TestResuming:
     def test_finished_shards_are_left_alone_and_missing_ones_written(
-        self, run: Path, tmp_path: Path, cluster: ClusterSettings
+        self, run: Path, tmp_path: Path, cluster: ClusterSettings, caplog: pytest.LogCaptureFixture
     ) -> None:
         out = tmp_path / "out"
         said = cleaning.text(clean(str(run), str(out), ALL, cluster), str(out))
         assert "in 3 shards, checked against the manifest" in said
         whole = tars(out)
         (out / "00001.tar").unlink()
+        size = (out / "00002.tar").stat().st_size
         (out / "00002.tar").write_bytes(b"cut short")
         untouched = (out / "00000.tar").stat().st_mtime_ns
+        caplog.set_level(logging.WARNING)
         said = cleaning.text(clean(str(run), str(out), ALL, cluster), str(out))
-        assert "in 3 shards, 1 of them by earlier calls (now compared by size)" in said
+        assert "in 3 shards, 1 of them by earlier calls, all checked against the manifest" in said
+        assert f"{out}/00002.tar has 9 bytes, and {size:,} when it was written; it is written again" in caplog.text
         assert tars(out) == whole
         assert (out / "00000.tar").stat().st_mtime_ns == untouched
 
@@ -164,6 +171,32 @@ class TestResuming:
         assert json.loads((out / "clean.json").read_text())["finished"] is False
         (shards / "00002.tar").write_bytes(changed)
         assert clean(str(run), str(out), ALL, cluster)["finished"] is True
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (jpeg(22), "the image of sample 00002/c2 has CRC-32"),
+            (b"picture 22", "members other than its images have changed"),
+        ],
+    )
+    def test_a_written_shard_that_was_damaged_is_named_and_written_again(
+        self, content: bytes, problem: str, run: Path, tmp_path: Path, cluster: ClusterSettings,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        out = tmp_path / "out"
+        document = clean(str(run), str(out), ALL, cluster)
+        whole = tars(out)
+        data = bytearray(whole["00002.tar"])
+        data[data.index(content) + 5] ^= 1
+        (out / "00002.tar").write_bytes(data)
+        untouched = (out / "00000.tar").stat().st_mtime_ns
+        caplog.set_level(logging.WARNING)
+        assert clean(str(run), str(out), ALL, cluster) == document | {"seconds": ANY, "shards_of_earlier_calls": 2}
+        assert tars(out) == whole
+        assert (out / "00000.tar").stat().st_mtime_ns == untouched
+        [told] = [record.getMessage() for record in caplog.records if record.name == "pipelines.clean"]
+        assert told.startswith(f"shard {out}/00002.tar: is not as it was written: {problem}")
+        assert told.endswith("; it was written again")
 
     @pytest.mark.parametrize("other", [CleanSettings(shard_size=3), CleanSettings(drop_failed=True)])
     def test_other_settings_are_refused(
@@ -191,6 +224,32 @@ def test_small_shards_share_a_task(sizes: list[int], slots: int, expected: list[
     tasks = cleaning._tasks(outputs, slots)
     assert [output for task in tasks for output in task] == outputs
     assert [len(task) for task in tasks] == expected
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets leaves shards to the garbage collector
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize(("captions", "pooled"), [("merge", ["one", "a longer one"]), ("longest", ["a longer one"])])
+def test_hugging_face_reads_shards_with_pooled_captions(
+    captions: str, pooled: list[str], tmp_path: Path, cluster: ClusterSettings
+) -> None:
+    texts = {"a": "alone", "b": "one", "c": "a longer one", "d": " ", "e": "last"}
+    seeds = {"a": 1, "b": 0, "c": 0, "d": 3, "e": 4}
+    samples = [sample_members(key, jpeg(seeds[key]), text) for key, text in texts.items()]
+    write_tar(tmp_path / "shards" / "0.tar", [member for sample in samples for member in sample])
+    settings = RunSettings(describe=DescribeSettings(embedder="none"), decide=DecideSettings(captions=captions))
+    deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    clean(str(tmp_path / "run"), str(tmp_path / "out"), ALL, cluster)
+    for streaming in (True, False):
+        rows = datasets.load_dataset(
+            "webdataset",
+            data_files=[str(tmp_path / "out" / "0.tar")],
+            split="train",
+            streaming=streaming,
+            cache_dir=str(tmp_path / "cache"),
+        )
+        found = {row["__key__"]: (row["txt"], row["captions.json"]) for row in rows}
+        assert found == {"a": ("alone", ["alone"]), "b": ("one", pooled), "d": (" ", []), "e": ("last", ["last"])}
 
 
 class TestRefusals:
@@ -226,6 +285,17 @@ class TestRefusals:
     def test_a_shard_that_vanished(self, run: Path, shards: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
         (shards / "00001.tar").unlink()
         self.refused(ShardError, r"00001\.tar: does not exist", run, tmp_path / "out", cluster)
+
+    def test_a_manifest_of_an_earlier_version(self, run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        path = run / "manifest" / "00001.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["crc32"]), path)
+        with pytest.raises(ManifestError, match=r"00001\.parquet has no column crc32: another .*make it again"):
+            clean(str(run), str(tmp_path / "out"), ALL, cluster)
+
+    def test_shards_cleaned_by_an_earlier_version(self, run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "clean.json").write_text('{"format": 2, "shards": []}')
+        self.refused(ConfigError, r"another format \(2, now 3\)", run, tmp_path / "out", cluster)
 
     def test_a_run_that_is_unfinished(self, run: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
         (run / "manifest" / "00001.parquet").unlink()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import imagehash
 import numpy as np
@@ -62,7 +63,7 @@ def test_a_row_holds_what_later_steps_need(tmp_path: Path) -> None:
     [row] = table.to_pylist()
     assert (row["sample_id"], row["key"], row["member"]) == ("00000/k", "k", "k.jpg")
     assert read_range(shard.url, row["offset"], row["size"]) == image
-    assert row["sha256"] == sha256(image).digest()
+    assert (row["sha256"], row["crc32"]) == (sha256(image).digest(), crc32(image))
     assert (row["width"], row["height"]) == (300, 200)
     assert (row["caption"], row["url"]) == ("a text", "http://x/y.jpg")
     assert json.loads(row["json"])["aesthetic"] == 6.5

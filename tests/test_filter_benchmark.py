@@ -26,14 +26,15 @@ def urls(tmp_path: Path) -> list[str]:
 
 def test_loaders_with_and_without_filter_give_all_samples(tmp_path: Path, urls: list[str]) -> None:
     run = str(make_run(tmp_path, SET))
-    assert [filter_benchmark.measure(urls, each, None)[1] for each in (None, run)] == [5, 5]
+    loaders = [filter_benchmark.loader(urls, each, None) for each in (None, run)]
+    assert [samples for _, samples in filter_benchmark.measure(loaders)] == [5, 5]
 
 
 def test_the_filter_is_asked(tmp_path: Path, urls: list[str]) -> None:
     make_run(tmp_path, SET)
     run = str(make_run(tmp_path / "of one shard", {"a/0": SET["a/0"]}))
     with pytest.raises(ManifestError, match="b/0"):
-        filter_benchmark.measure(urls, run, None)
+        filter_benchmark.measure([filter_benchmark.loader(urls, run, None)])
 
 
 def test_the_report_has_a_line_for_each_way_to_load(tmp_path: Path) -> None:

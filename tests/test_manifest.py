@@ -16,7 +16,7 @@ def descriptors(**errors: str | None) -> pa.Table:
     """Rows a/<key> in this order; a value is the error of the sample."""
     rows = [
         {"sample_id": f"a/{key}", "key": key, "error": error, "caption": f"text {key}"}
-        | ({} if error else {"width": 4, "height": 3, "sha256": bytes(range(32))})
+        | ({} if error else {"width": 4, "height": 3, "sha256": bytes(range(32)), "crc32": 2**32 - 1})
         for key, error in errors.items()
     ]
     return pa.Table.from_pylist(rows, schema=DESCRIPTORS)
@@ -42,6 +42,7 @@ def test_rows_stay_in_the_order_of_the_shard_whatever_the_decisions() -> None:
     assert table["cluster_size"].to_pylist() == [2, 1, 2, 1]
     assert table["component_size"].to_pylist() == [4, 1, 4, 1]
     assert table["sha256"].to_pylist() == [bytes(range(32)).hex(), None, bytes(range(32)).hex(), bytes(range(32)).hex()]
+    assert table["crc32"].to_pylist() == [2**32 - 1, None, 2**32 - 1, 2**32 - 1]
     assert set(table["shard"].to_pylist()) == {"/data/a.tar"}
     assert table["weight"].null_count == table["captions"].null_count == len(table)
     assert count(table) == {"kept": 2, "removed": 1, "failed": 1, "removed:hash": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,8 +23,10 @@ from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError, ShardError
 from dedup.manifest import read_manifest
 from dedup.neighbors import SearchSettings
+from dedup.rewrite import CleanSettings
 from dedup.verify import VerifySettings
-from pipelines import deciding, describing, searching, shuffle
+from pipelines import deciding, describing, run_state, searching, shuffle
+from pipelines.clean import clean
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
 from pipelines.run_state import Run
@@ -304,6 +308,24 @@ def test_a_changed_shard_is_described_again(shards: Path, out: Path, cluster: Cl
     assert run.document["steps"]["describe"]["described"] == 1
     assert run.document["counts"]["input"] == 11
     assert rows(out)["00001/new"]["keeper"] == "00000/a0"
+
+
+def test_a_run_of_a_version_with_other_descriptors_is_made_anew(
+    shards: Path, out: Path, cluster: ClusterSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_state, "descriptor_schema", lambda *_: pa.schema([("sample_id", pa.string())]))
+        deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    before = files(out)
+    with pytest.raises(ManifestError, match=r"another version of dedup.* start it again with the same settings"):
+        clean(str(out), str(out.with_name("clean")), CleanSettings(), cluster)
+    with pytest.raises(ManifestError, match="made by another version of dedup"):
+        redecide(str(out), DecideSettings(), cluster)
+    assert files(out) == before
+    caplog.set_level(logging.WARNING)
+    run = deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    assert "was made by another version of dedup: its shards are described anew" in caplog.text
+    assert run.document["steps"]["describe"]["described"] == 16
 
 
 def test_more_and_fewer_shards_keep_the_ids(shards: Path, out: Path, cluster: ClusterSettings) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import tarfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,8 +35,9 @@ def manifest_of(shard: Shard, statuses: Sequence[str], captions: dict[int, list[
         {
             "sample_id": [f"{shard.shard_id}/{sample.key}" for sample in samples],
             "status": pa.array(statuses, pa.string()),
-            "sha256": [hashlib.sha256(s.image.data).hexdigest() if s.image else None for s in samples],
+            "crc32": pa.array([zlib.crc32(s.image.data) if s.image else None for s in samples], pa.int64()),
             "captions": pa.array([(captions or {}).get(n) for n in range(len(samples))], pa.list_(pa.string())),
+            "caption": pa.array([s.text.decode() if s.text is not None else None for s in samples], pa.string()),
         }
     )
 
@@ -44,12 +45,12 @@ def manifest_of(shard: Shard, statuses: Sequence[str], captions: dict[int, list[
 def clean(
     path: Path, statuses: Sequence[str], settings: CleanSettings | None = None, **captions: list[str]
 ) -> dict[str, bytes]:
-    """The cleaned shard's members by name and order; `captions` by position (c0, c1, ...)."""
+    """The cleaned shard's members by name and order; pooled `captions`, if any, by position (c0, c1, ...)."""
     settings = settings or CleanSettings()
     shard = shard_of(path)
     manifest = manifest_of(shard, statuses, {int(name[1:]): value for name, value in captions.items()})
     [output] = plan([shard], [_staying(statuses, settings)], settings)
-    with Rewriter(lambda _: manifest, settings) as rewriter:
+    with Rewriter(lambda _: manifest, settings, pools=bool(captions)) as rewriter:
         rewriter.write(output, path.with_name("out.tar"))
     return members(path.with_name("out.tar"))
 
@@ -157,6 +158,18 @@ def test_a_sample_that_has_captions_json_does_not_get_a_second_one(tmp_path: Pat
         clean(path, [KEEP, GO], c0=["one", "two"])
 
 
+def test_where_captions_are_pooled_every_sample_has_a_list_of_them(tmp_path: Path) -> None:
+    samples = [
+        *(sample_members(key, b"i", text) for key, text in (("a", "ta"), ("b", " "), ("c", None), ("d", "td"))),
+        [("e.jpg", b"e"), ("e.captions.json", b'["its own"]')],
+        [("f.txt", b"of no image")],
+    ]
+    path = write_tar(tmp_path / "in.tar", [member for sample in samples for member in sample])
+    found = clean(path, [KEEP, FAIL, KEEP, GO, KEEP, FAIL], c0=["ta", "td"])
+    lists = {name[0]: json.loads(content) for name, content in found.items() if name.endswith(".captions.json")}
+    assert lists == {"a": ["ta", "td"], "b": [], "c": [], "e": ["its own"], "f": ["of no image"]}
+
+
 def test_a_shard_of_which_nothing_stays_is_an_empty_tar(tmp_path: Path) -> None:
     assert clean(three(tmp_path / "in.tar"), [GO, GO, GO]) == {}
     assert list(ShardReader(shard_of(tmp_path / "out.tar"))) == []
@@ -171,7 +184,7 @@ def test_what_cannot_be_copied_faithfully_is_refused(kind: str, tmp_path: Path) 
         extra = entry("copy.jpg", b"", type=tarfile.LNKTYPE, linkname="a.jpg")
     path.write_bytes(entry("a.jpg", b"a") + extra + END)
     shard = shard_of(path)
-    manifest = pa.table({"sample_id": ["in/a"], "status": ["kept"], "sha256": [None], "captions": pa.nulls(1)})
+    manifest = pa.table({"sample_id": ["in/a"], "status": ["kept"], "crc32": pa.nulls(1, pa.int64())})
     with Rewriter(lambda _: manifest, CleanSettings()) as rewriter, pytest.raises(ShardError, match=kind):
         rewriter.write(plan([shard], [1], CleanSettings())[0], tmp_path / "out.tar")
 
@@ -185,15 +198,52 @@ class TestAgainstTheManifest:
     def test_what_was_written_is_told(self, tmp_path: Path) -> None:
         path = three(tmp_path / "in.tar")
         written = self.write(path, manifest_of(shard_of(path), [KEEP, KEEP, GO]), 2)
-        data = (tmp_path / "out.tar").read_bytes()
-        assert written == Written("in", 2, len(data))
+        others = b"".join(
+            zlib.crc32(content).to_bytes(4, "big")
+            for name, content in members(tmp_path / "out.tar").items()
+            if not name.endswith(".jpg")
+        )
+        assert written == Written("in", 2, (tmp_path / "out.tar").stat().st_size, f"{zlib.crc32(others):08x}")
 
     def test_an_image_that_changed_is_found(self, tmp_path: Path) -> None:
         path = three(tmp_path / "in.tar")
         manifest = manifest_of(shard_of(path), [KEEP, KEEP, KEEP])
         path.write_bytes(path.read_bytes().replace(b"image b", b"imagE b"))
-        with pytest.raises(ShardError, match=r"in\.tar: is no longer .* image of sample in/b has sha256"):
+        with pytest.raises(ShardError, match=r"in\.tar: is no longer .* sample in/b has CRC-32 [0-9a-f]{8}, not "):
             self.write(path, manifest, 3)
+
+    def test_an_image_that_the_manifest_does_not_know_is_found(self, tmp_path: Path) -> None:
+        path = three(tmp_path / "in.tar")
+        manifest = manifest_of(shard_of(path), [KEEP, KEEP, KEEP])
+        manifest = manifest.set_column(2, "crc32", pa.nulls(3, pa.int64()))
+        with pytest.raises(ShardError, match=r"image of sample in/a has CRC-32 [0-9a-f]{8}, not none"):
+            self.write(path, manifest, 3)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda data: data.replace(b"image c", b"imagE c"), "image of sample in/c has CRC-32"),
+            (lambda data: data.replace(b"text a", b"texT a"), "other than its images"),
+            (lambda data: data[:512], "truncated"),
+            (lambda data: data[: 6 * 512] + END, "holds 1 samples, the manifest 2"),
+            (lambda data: data.replace(b"a.txt", b"e.txt"), "damaged tar header"),
+            (lambda data: entry("x.jpg", b"x") + data, "more than the 2 samples"),
+            (lambda data: entry("x.jpg", b"x") + data[: 6 * 512] + END, "image of sample in/a has CRC-32"),
+            (lambda data: data + entry("NOTE", b"x") + END, "other than its images"),
+        ],
+    )
+    def test_a_written_shard_that_changed_is_found(
+        self, change: Callable[[bytes], bytes], message: str, tmp_path: Path
+    ) -> None:
+        path, out = three(tmp_path / "in.tar"), tmp_path / "out.tar"
+        manifest = manifest_of(shard_of(path), [KEEP, GO, KEEP])
+        written = self.write(path, manifest, 2)
+        [output] = plan([shard_of(path)], [2], CleanSettings())
+        with Rewriter(lambda _: manifest, CleanSettings()) as rewriter:
+            rewriter.check(output, written, str(out))
+            out.write_bytes(change(out.read_bytes()))
+            with pytest.raises(ShardError, match=rf"out\.tar: .*{message}"):
+                rewriter.check(output, written, str(out))
 
     @pytest.mark.parametrize(("keys", "message"), [("abcd", "more than the 3"), ("ab", "holds 2 samples")])
     def test_a_shard_with_other_samples_is_found(self, keys: str, message: str, tmp_path: Path) -> None:
@@ -246,7 +296,9 @@ class TestRepacked:
         for _, group in itertools.groupby(outputs, lambda output: output.pieces[0].shard):
             with Rewriter(lambda shard: manifests[shard.shard_id], settings) as rewriter:
                 for output in group:
-                    assert rewriter.write(output, tmp_path / "out.tar").samples <= size
+                    written = rewriter.write(output, tmp_path / "out.tar")
+                    assert written.samples <= size
+                    rewriter.check(output, written, str(tmp_path / "out.tar"))
                     found += list(members(tmp_path / "out.tar").items())
         assert found == wanted
 

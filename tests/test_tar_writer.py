@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_headers_are_read_as_tarfile_does(form: int, members: list[tuple[str, by
 def test_a_tar_is_padded_as_tarfile_does_and_its_size_known() -> None:
     buffer = io.BytesIO()
     with TarWriter(buffer) as tar:
-        tar.add(header("a.jpg", 3), [b"ab", b"c"])
+        assert tar.add(header("a.jpg", 3), [b"ab", b"c"]) == zlib.crc32(b"abc")
     expected = io.BytesIO()
     with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as other:
         other.addfile(header("a.jpg", 3), io.BytesIO(b"abc"))
