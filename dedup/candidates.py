@@ -3,6 +3,7 @@
     descriptors ──exact_rows──▶ rows by sha256 ──exact_pairs──▶ pairs, copies   (copies take no further part)
                 ──band_rows──▶ rows by hash band ──hash_pairs──▶ pairs
                 ──cell_rows──▶ rows by cell ──cell_pairs──▶ pairs, crowding
+                ──local_rows──▶ crowded rows by cell ──local_pairs──▶ pairs
 
 Rows that may form pairs have one value in the column that a search goes by, so a set of any size can be searched
 partition by partition, each partition holding all rows of its values, `in_order`.
@@ -10,20 +11,30 @@ partition by partition, each partition holding all rows of its values, `in_order
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import hamming, neighbors
+from dedup.borders import without_borders
 from dedup.crowded import candidates_in_cell
+from dedup.errors import ImageError
+from dedup.evidence import SIDE
 from dedup.hashes import MIN_INFORMATION
+from dedup.images import decode
+from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, THUMBNAIL_SIDE
+from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import luma
+
+logger = logging.getLogger(__name__)
 
 # A pair as the searches hand it on: with the numbers of its samples' shards, in the order of the run.
 CANDIDATE_SCHEMA = pa.schema(
@@ -45,11 +56,25 @@ CELL_ROW = pa.schema(
         "sample_id": pa.string(),
         "shard": pa.int32(),
         "primary": pa.int8(),
+        "small": pa.int8(),
         "embedding": pa.binary(),
         "grey": pa.binary(),
     }
 )
 CELL_ROW_BYTES = 2000
+LOCAL_ROW = pa.schema(
+    {
+        "cell": pa.int32(),
+        "sample_id": pa.string(),
+        "shard": pa.int32(),
+        "primary": pa.int8(),
+        "embedding": pa.binary(),
+        "features": pa.binary(),
+    }
+)
+LOCAL_ROW_BYTES = 9000
+# From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
+CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
 # Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
 _EQUAL_HASHES_SEARCHED = 256
@@ -182,7 +207,7 @@ def cell_rows(
     centroids: npt.NDArray[np.float16], representatives: pa.Table, shard: int, settings: SearchSettings
 ) -> pa.Table:
     """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first; `representatives` has
-    sample_id, embedding and thumbnail."""
+    sample_id, embedding, thumbnail, width and height."""
     ids, rows = embeddings(representatives)
     side = THUMBNAIL_SIDE
     thumbnails = _matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
@@ -193,8 +218,14 @@ def cell_rows(
     primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
     values, views = (pa.array([line.tobytes() for line in lines], pa.binary()) for lines in (rows, greys))
     number = np.full(len(row), shard, np.int32)
-    columns = [cells.ravel(), ids.take(row), number, primary, values.take(pa.array(row)), views.take(pa.array(row))]
+    small = np.asarray(pc.less_equal(_side(representatives), SMALL_SIDE).to_numpy(), np.int8)[row]
+    row = pa.array(row)
+    columns = [cells.ravel(), ids.take(row), number, primary, small, values.take(row), views.take(row)]
     return pa.table(columns, schema=CELL_ROW)
+
+
+def _side(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.max_element_wise(rows["width"], rows["height"])
 
 
 def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.Table]:
@@ -210,11 +241,77 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
         primary = cell["primary"].to_numpy() == 1
         greys = _matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
-        pairs, crowding = candidates_in_cell(x, greys, primary, settings)
+        pairs, crowding = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
         found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
         cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
         crowded.append(cell.filter(pa.array(primary & (crowding > 0))))
     return pa.concat_tables(found), pa.concat_tables(crowded)
+
+
+# ---------------------------------------------------------------- by local features
+
+
+def crowded_samples(descriptors: pa.Table, crowding: pa.Table) -> pa.Table:
+    """The rows of those samples whose surroundings are so alike that local features are asked; `descriptors` has
+    sample_id, width and height, `crowding` the columns sample_id and crowding."""
+    crowded = crowding.filter(pc.greater_equal(crowding["crowding"], CROWDED_BY_FEATURES))
+    rows = descriptors.filter(pc.is_in(descriptors["sample_id"], value_set=crowded["sample_id"].combine_chunks()))
+    # Of smaller pictures local features tell nothing.
+    return rows.filter(pc.greater(_side(rows), SMALL_SIDE))
+
+
+def local_rows(
+    centroids: npt.NDArray[np.float16],
+    crowded: pa.Table,
+    shard: int,
+    settings: SearchSettings,
+    read_image: Callable[[str], bytes],
+    max_pixels: int,
+) -> pa.Table:
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id and embedding, in the cells of
+    `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
+    packed, read = [], []
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
+    try:
+        for row, identity in enumerate(crowded["sample_id"].to_pylist()):
+            try:
+                picture = without_borders(decode(read_image(identity), SIDE, max_pixels).rgb)
+            except ImageError as error:
+                logger.warning("%s is not searched by local features: %s", identity, error)
+            else:
+                packed.append(packed_features(np.asarray(picture)))
+                read.append(row)
+    finally:
+        cv2.setNumThreads(threads)
+    if not read:
+        return LOCAL_ROW.empty_table()
+    ids, rows = embeddings(crowded.take(pa.array(read)))
+    cells = neighbors.assign_cells(centroids, rows, settings.assignments)
+    copies = cells.shape[1]
+    row = pa.array(np.repeat(np.arange(len(ids)), copies))
+    primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
+    values = pa.array([line.tobytes() for line in rows], pa.binary())
+    number = np.full(len(row), shard, np.int32)
+    columns = [cells.ravel(), ids.take(row), number, primary, values.take(row), pa.array(packed, pa.binary()).take(row)]
+    return pa.table(columns, schema=LOCAL_ROW)
+
+
+def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
+    """Of rows of LOCAL_ROW, `in_order`: of each picture the `candidates_per_image` partners in its cell that share most
+    local features, with their cosine."""
+    found = [CANDIDATE_SCHEMA.empty_table()]
+    cells = rows["cell"].to_numpy()
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
+        cell = rows.slice(start, stop - start)
+        i, j = voted_pairs(cell["features"].to_pylist(), settings.candidates_per_image, settings.seed)
+        primary = cell["primary"].to_numpy() == 1
+        wanted = primary[i] | primary[j]
+        i, j = i[wanted], j[wanted]
+        x = _matrix(cell["embedding"], len(cell["embedding"][0].as_py())).view(np.float16)
+        found.append(_pairs(cell, i, j, "embedding", neighbors.cosine(x, i, j)))
+    return pa.concat_tables(found)
 
 
 # ---------------------------------------------------------------- tables

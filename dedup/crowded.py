@@ -31,7 +31,7 @@ _COSINE_WEIGHT = np.float32(0.3)
 
 
 def candidates_in_cell(
-    x: Halves, greys: UInt8Array, primary: Bools, settings: SearchSettings
+    x: Halves, greys: UInt8Array, primary: Bools, settings: SearchSettings, small: Bools | None = None
 ) -> tuple[CosinePairs, Singles]:
     """Pairs of rows of one cell, each once, i < j, with their cosine; and the crowding (N,) of its primary rows.
 
@@ -39,8 +39,8 @@ def candidates_in_cell(
     thumbnails. All pairs of at least `min_cosine` are there, and of each primary row, of at least `candidate_cosine`,
 
     - the nearest `candidates_per_image` before it and as many after it;
-    - or, where it is crowded, the nearest `candidates_per_image`, and of the nearest `DEPTH` those three times as many
-      whose thumbnails fit best.
+    - or, where it is crowded, the nearest `candidates_per_image`, and of the nearest `DEPTH` as many whose thumbnails
+      fit best; three times as many of rows that are `small` (N,), where local features cannot help (None: all).
 
     Equally good pairs go by the other row's number. Memory: `DEPTH` pairs for each crowded row. Raises as `cosine`.
     """
@@ -54,7 +54,9 @@ def candidates_in_cell(
     near = limit_candidates(near, complete, per_image)
     pairs = cosine_pairs_in_cell(x, crowded, replace(settings, min_cosine=None, candidates_per_image=DEPTH))
     fit = _fit(greys, pairs, crowded) + _COSINE_WEIGHT * pairs.score
-    best = _best(pairs, pairs.score, crowded, per_image) | _best(pairs, fit, crowded, 3 * per_image)
+    alone = crowded if small is None else crowded & small  # with nothing but thumbnails
+    best = _best(pairs, pairs.score, crowded, per_image) | _best(pairs, fit, crowded, per_image)
+    best |= _best(pairs, fit, alone, 3 * per_image)
     return _union(near, _those(pairs, best), len(x)), crowds
 
 

@@ -128,7 +128,7 @@ def _mirrored_bins() -> npt.NDArray[np.intp]:
     return np.stack([bins[::-1, :, -direction % 8] for direction in range(8)], axis=2).ravel()
 
 
-_MIRRORED = _mirrored_bins()
+MIRRORED = _mirrored_bins()
 
 
 def compare(a: Picture, b: Picture, guess: Floats | None = None) -> Evidence:
@@ -176,7 +176,7 @@ def _matches(a: UInt8Array, b: UInt8Array) -> tuple[npt.NDArray[np.intp], npt.ND
 
 def _align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
     """The affine map (2, 3) from a to b that explains most matches, and how many; (0, None) without any."""
-    i, j = _matches(a.descriptor[:, _MIRRORED] if mirror else a.descriptor, b.descriptor)
+    i, j = _matches(a.descriptor[:, MIRRORED] if mirror else a.descriptor, b.descriptor)
     if len(i) == 0:
         return 0, None
     flip = np.diag([-1.0, 1.0]) if mirror else np.eye(2)

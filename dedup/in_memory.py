@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -64,8 +65,9 @@ def find_pairs(
     if verify.accepts_from <= 1 or search.min_cosine is not None:  # else only identical files are accepted
         total = sum(len(table) for table in descriptors)
         rest = [candidates.without(candidates.decoded(table), copies) for table in descriptors]
-        hashes, (embedded, crowding) = _by_hash(rest, total, search), _by_embedding(rest, total, search)
-        found = pa.concat_tables([hashes, embedded])
+        hashes, (embedded, crowding, centroids) = _by_hash(rest, total, search), _by_embedding(rest, total, search)
+        local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
+        found = pa.concat_tables([hashes, embedded, local])
         if len(found) and verify.verify:
             samples = _samples(rest, crowding)
             pairs += _Verification(shards, samples, search, verify, max_pixels).all(found)
@@ -138,9 +140,12 @@ def _by_hash(rest: Sequence[pa.Table], total: int, search: SearchSettings) -> pa
     return candidates.hash_pairs(candidates.in_order(pa.concat_tables(rows)), search, agreeing)
 
 
-def _by_embedding(rest: Sequence[pa.Table], total: int, search: SearchSettings) -> tuple[pa.Table, pa.Table]:
-    """Candidates, and how crowded it is around samples (rows of candidates.CROWDING_SCHEMA)."""
-    nothing = candidates.CANDIDATE_SCHEMA.empty_table(), candidates.CROWDING_SCHEMA.empty_table()
+def _by_embedding(
+    rest: Sequence[pa.Table], total: int, search: SearchSettings
+) -> tuple[pa.Table, pa.Table, npt.NDArray[np.float16]]:
+    """Candidates, how crowded it is around samples (rows of candidates.CROWDING_SCHEMA), and the cells' centroids."""
+    centroids = np.zeros((0, 0), np.float16)
+    nothing = candidates.CANDIDATE_SCHEMA.empty_table(), candidates.CROWDING_SCHEMA.empty_table(), centroids
     if "embedding" not in rest[0].column_names:
         return nothing
     embedded = [candidates.embeddings(table) for table in rest]
@@ -151,7 +156,25 @@ def _by_embedding(rest: Sequence[pa.Table], total: int, search: SearchSettings) 
     if not len(centroids):
         return nothing
     rows = [candidates.cell_rows(centroids, table, number, search) for number, table in enumerate(rest)]
-    return candidates.cell_pairs(candidates.in_order(pa.concat_tables(rows)), search)
+    return *candidates.cell_pairs(candidates.in_order(pa.concat_tables(rows)), search), centroids
+
+
+def _by_local_features(
+    shards: Sequence[Shard],
+    rest: Sequence[pa.Table],
+    crowding: pa.Table,
+    centroids: npt.NDArray[np.float16],
+    search: SearchSettings,
+    max_pixels: int,
+) -> pa.Table:
+    rows = [candidates.LOCAL_ROW.empty_table()]
+    for number, table in enumerate(rest):
+        crowded = candidates.crowded_samples(table, crowding)
+        if len(crowded):
+            crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), number, np.int32)))
+            read_image = judgement.ImageReader(shards, crowded)
+            rows.append(candidates.local_rows(centroids, crowded, number, search, read_image, max_pixels))
+    return candidates.local_pairs(candidates.in_order(pa.concat_tables(rows)), search)
 
 
 def _samples(rest: Sequence[pa.Table], crowding: pa.Table) -> pa.Table:

@@ -113,12 +113,16 @@ def judge(run: Run, client: Client) -> None:
     )  # fmt: skip
     candidates = run.folder.names("candidates")
     exact = [name for name in candidates if name.startswith("candidates/exact-")]
-    near = [name for name in candidates if name.startswith(("candidates/hash-", "candidates/embedding-"))]
+    near = [
+        name
+        for name in candidates
+        if name.startswith(tuple(f"candidates/{kind}-" for kind in ("hash", "embedding", "local")))
+    ]
     client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False))
     if settings.verify.accepts_from > 1 and settings.search.min_cosine is None:
         near = []  # only identical files are accepted, so there is nothing to look at
     found = run.document["steps"]["search"]["candidates"]
-    count = found["hash"] + found.get("embedding", 0)
+    count = found["hash"] + found.get("embedding", 0) + found.get("local", 0)
     added = 0
     if near and settings.verify.verify:
         _verify_all(parts, client, near, count)

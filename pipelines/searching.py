@@ -3,6 +3,7 @@
     descriptors ──by sha256──▶ exact pairs ──by shard──▶ list of copies         (copies take no further part)
                 ──by hash band──▶ hash pairs
                 ──by cell──▶ embedding pairs ──against an exact search for a sample──▶ recall
+                ──crowded ones by cell──▶ pairs that share local features
 
 Each arrow is one shuffle: rows that may form pairs meet in one partition. What was found lies in candidates/*.parquet.
 """
@@ -22,9 +23,22 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup import candidates, hamming, neighbors
-from dedup.candidates import BAND_ROW, CELL_ROW, CELL_ROW_BYTES, COPY_ROW, EXACT_ROW, SAMPLED_PER_CELL
+from dedup.candidates import (
+    BAND_ROW,
+    CELL_ROW,
+    CELL_ROW_BYTES,
+    COPY_ROW,
+    CROWDED_BY_FEATURES,
+    CROWDING_SCHEMA,
+    EXACT_ROW,
+    LOCAL_ROW,
+    LOCAL_ROW_BYTES,
+    SAMPLED_PER_CELL,
+)
 from dedup.intervals import wilson
+from dedup.judgement import ImageReader
 from dedup.neighbors import SearchSettings
+from dedup.records import Shard
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
@@ -32,6 +46,7 @@ from pipelines.shuffle import partitions_for, shuffle
 
 CROWDING = "crowding"  # folder of what the embedding search saw of each sample's neighbourhood
 _WORK = "work"  # what only this step needs, removed at its end
+_CENTROIDS = f"{_WORK}/centroids.parquet"
 
 
 def search(run: Run, client: Client) -> None:
@@ -41,16 +56,18 @@ def search(run: Run, client: Client) -> None:
         run.folder.remove(folder)
     parts = _Parts(
         run.folder,
-        tuple(shard.shard_id for shard in run.shards),
+        tuple(run.shards),
         run.settings.search,
         run.settings.describe.hash_size**2,
+        run.settings.describe.max_pixels,
     )
     samples = sum(entry["samples"] for entry in run.document["shards"])
     seconds: dict[str, float] = {}
     found: dict[str, int] = {}
-    for kind, find in (("exact", find_exact), ("hash", find_by_hash), ("embedding", find_by_embedding)):
-        if kind == "embedding" and not run.document["embedder"]["dim"]:
-            continue
+    searches = {"exact": find_exact, "hash": find_by_hash}
+    if run.document["embedder"]["dim"]:
+        searches |= {"embedding": find_by_embedding, "local": find_by_local_features}
+    for kind, find in searches.items():
         started = time.monotonic()
         found[kind] = find(parts, client, samples)
         seconds[kind] = time.monotonic() - started
@@ -65,9 +82,10 @@ class _Parts:
     """What the searches read and where they write; travels with the tasks."""
 
     folder: RunFolder
-    shard_ids: tuple[str, ...]
+    shards: tuple[Shard, ...]
     settings: SearchSettings
     hash_bits: int
+    max_pixels: int
 
     def write(self, kind: str, partition: int, pairs: pa.Table) -> int:
         if pairs.num_rows:
@@ -76,8 +94,9 @@ class _Parts:
 
     def representatives(self, shard: int, columns: list[str]) -> pa.Table:
         """The shard's decoded samples, of byte-identical ones only the first by sample_id."""
-        rows = self.folder.read_table(descriptors_name(self.shard_ids[shard]), ["sample_id", "error", *columns])
-        copies = _copies_name(self.shard_ids[shard])
+        shard_id = self.shards[shard].shard_id
+        rows = self.folder.read_table(descriptors_name(shard_id), ["sample_id", "error", *columns])
+        copies = _copies_name(shard_id)
         rows = candidates.decoded(rows)
         return candidates.without(rows, self.folder.read_table(copies)) if self.folder.exists(copies) else rows
 
@@ -95,7 +114,7 @@ def _copies_name(shard_id: str) -> str:
 def find_exact(parts: _Parts, client: Client, samples: int) -> int:
     """An edge from every byte-identical copy to its representative, the first by sample_id."""
     source, use = functools.partial(_exact_rows, parts), functools.partial(_exact_pairs, parts)
-    shards, partitions = range(len(parts.shard_ids)), partitions_for(samples, 100)
+    shards, partitions = range(len(parts.shards)), partitions_for(samples, 100)
     found = shuffle(client, "search: identical", source, shards, EXACT_ROW, "bucket", partitions, use)
     if found:
         lists, write = parts.folder.names(f"{_WORK}/digests"), functools.partial(_write_copies, parts)
@@ -105,7 +124,7 @@ def find_exact(parts: _Parts, client: Client, samples: int) -> int:
 
 
 def _exact_rows(parts: _Parts, shard: int) -> pa.Table:
-    name = descriptors_name(parts.shard_ids[shard])
+    name = descriptors_name(parts.shards[shard].shard_id)
     return candidates.exact_rows(parts.folder.read_table(name, ["sample_id", "sha256", "error"]), shard)
 
 
@@ -118,7 +137,9 @@ def _exact_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
 
 def _write_copies(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
     for shard in pc.unique(rows["shard"]).to_pylist():
-        parts.folder.write_table(_copies_name(parts.shard_ids[shard]), rows.filter(pc.equal(rows["shard"], shard)))
+        parts.folder.write_table(
+            _copies_name(parts.shards[shard].shard_id), rows.filter(pc.equal(rows["shard"], shard))
+        )
     return len(rows)
 
 
@@ -131,7 +152,7 @@ def find_by_hash(parts: _Parts, client: Client, samples: int) -> int:
     agreeing = hamming.bands_agreeing(samples, bits, parts.hash_bits)
     source = functools.partial(_band_rows, parts, agreeing)
     use = functools.partial(_hash_pairs, parts, agreeing)
-    shards = range(len(parts.shard_ids))
+    shards = range(len(parts.shards))
     rows = samples * math.comb(bits + agreeing, agreeing)
     return shuffle(client, "search: hashes", source, shards, BAND_ROW, "value", partitions_for(rows, 100), use)
 
@@ -152,21 +173,21 @@ def find_by_embedding(parts: _Parts, client: Client, samples: int) -> int:
     """Pairs of near embeddings, as `crowded.candidates_in_cell` says."""
     cells = parts.settings.cells or neighbors.n_cells(samples)
     sampled = _sampled(parts, client, samples, cells * SAMPLED_PER_CELL)
-    centroids = client.submit(candidates.train, sampled, cells, parts.settings.seed, pure=False)
-    if not len(centroids.result()):
+    centroids = client.submit(candidates.train, sampled, cells, parts.settings.seed, pure=False).result()
+    if not len(centroids):
         return 0  # nothing was decoded
-    source = functools.partial(_cell_rows, parts, centroids.result())
+    parts.folder.write_table(_CENTROIDS, pa.table({"centroid": [row.tobytes() for row in centroids]}))
+    source = functools.partial(_cell_rows, parts, centroids)
     use = functools.partial(_embedding_pairs, parts)
-    shards = range(len(parts.shard_ids))
+    shards = range(len(parts.shards))
     copies = min(parts.settings.assignments, cells)
     partitions = min(cells, partitions_for(samples * copies, CELL_ROW_BYTES))
     return shuffle(client, "search: embeddings", source, shards, CELL_ROW, "cell", partitions, use)
 
 
 def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) -> pa.Table:
-    return candidates.cell_rows(
-        centroids, parts.representatives(shard, ["embedding", "thumbnail"]), shard, parts.settings
-    )
+    samples = parts.representatives(shard, ["embedding", "thumbnail", "width", "height"])
+    return candidates.cell_rows(centroids, samples, shard, parts.settings)
 
 
 def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
@@ -179,12 +200,67 @@ def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
 def _sampled(parts: _Parts, client: Client, samples: int, wanted: int) -> list[Any]:
     """Futures of (sample_ids, embeddings): some `wanted` of all samples, evenly spread, the same at every call."""
     step = candidates.step_of(samples, wanted)
-    shards = range(len(parts.shard_ids))
+    shards = range(len(parts.shards))
     return list(client.map(functools.partial(_every, parts, step), shards, pure=False))
 
 
 def _every(parts: _Parts, step: int, shard: int) -> tuple[list[str], npt.NDArray[np.float16]]:
     return candidates.every(parts.embeddings(shard), shard, step)
+
+
+# ---------------------------------------------------------------- by local features
+
+
+def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
+    """Pairs that share local features, where embeddings find everything alike: `candidates.local_pairs`."""
+    crowding = parts.folder.names(CROWDING)
+    if not crowding:
+        return 0
+    write = functools.partial(_write_crowded, parts)
+    read, shards = functools.partial(_crowded, parts), range(len(parts.shards))
+    count = shuffle(
+        client, "search: crowds", read, crowding, CROWDING_SCHEMA, "shard", partitions_for(samples, 100), write
+    )
+    if not count:
+        return 0
+    source, use = functools.partial(_local_rows, parts), functools.partial(_local_pairs, parts)
+    cells = parts.folder.read_table(_CENTROIDS).num_rows
+    copies = min(parts.settings.assignments, cells)
+    partitions = min(cells, partitions_for(count * copies, LOCAL_ROW_BYTES))
+    return shuffle(client, "search: local features", source, shards, LOCAL_ROW, "cell", partitions, use)
+
+
+def _crowded(parts: _Parts, name: str) -> pa.Table:
+    rows = parts.folder.read_table(name)
+    return rows.filter(pc.greater_equal(rows["crowding"], CROWDED_BY_FEATURES))
+
+
+def _crowded_name(shard_id: str) -> str:
+    return f"{_WORK}/crowded/{shard_id}.parquet"
+
+
+def _write_crowded(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
+    for shard in pc.unique(rows["shard"]).to_pylist():
+        name = _crowded_name(parts.shards[shard].shard_id)
+        parts.folder.write_table(name, rows.filter(pc.equal(rows["shard"], shard)))
+    return len(rows)
+
+
+def _local_rows(parts: _Parts, shard: int) -> pa.Table:
+    name = _crowded_name(parts.shards[shard].shard_id)
+    if not parts.folder.exists(name):
+        return LOCAL_ROW.empty_table()
+    samples = parts.representatives(shard, ["embedding", "width", "height", "offset", "size"])
+    crowded = candidates.crowded_samples(samples, parts.folder.read_table(name))
+    crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), shard, np.int32)))
+    centroids = parts.folder.read_table(_CENTROIDS)["centroid"].to_pylist()
+    cells = np.stack([np.frombuffer(row, np.float16) for row in centroids])
+    read_image = ImageReader(parts.shards, crowded)
+    return candidates.local_rows(cells, crowded, shard, parts.settings, read_image, parts.max_pixels)
+
+
+def _local_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
+    return parts.write("local", partition, candidates.local_pairs(rows, parts.settings))
 
 
 # ---------------------------------------------------------------- recall
@@ -205,7 +281,7 @@ def measure_recall(parts: _Parts, client: Client, samples: int) -> dict[str, Any
     [everywhere] = client.scatter([(ids, queries)], broadcast=True)
     task = functools.partial(_exact, parts, floor, wanted)
     near = pa.concat_tables(
-        client.gather(client.map(task, range(len(parts.shard_ids)), everywhere=everywhere, pure=False))
+        client.gather(client.map(task, range(len(parts.shards)), everywhere=everywhere, pure=False))
     )
     near = near.sort_by([("query", "ascending"), ("score", "descending"), ("sample_id", "ascending")])
     query = near["query"].to_numpy()

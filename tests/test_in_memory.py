@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -17,9 +18,11 @@ from dedup.listing import list_shards
 from dedup.neighbors import SearchSettings
 from dedup.overrides import parse_overrides
 from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
+from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
+from pipelines.lookalikes import LOOKALIKES
 from pipelines.settings import RunSettings
 from tests.shard_makers import encode, picture, sample_members, write_tar
 
@@ -83,6 +86,21 @@ def test_suggested_pairs_are_those_of_a_run(tmp_path: Path, cluster: ClusterSett
     assert run.document["steps"]["verify"]["suggested"]
     of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
     assert in_order(dedup.find_pairs(*described(tmp_path / "shards", NO_EMBEDDER), search)) == in_order(of_run)
+
+
+def test_pairs_by_local_features_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:
+    images = LOOKALIKES["xrays"](16, np.random.default_rng(3))
+    copies = [TRANSFORMS["crop_70+mirror"](image, np.random.default_rng(1)).open() for image in images[:4]]
+    for shard, pictures in enumerate((images[:8], [*images[8:], *copies])):
+        members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(pictures)]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", [member for sample in members for member in sample])
+    settings = RUNS["verified"]
+    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    assert run.document["steps"]["search"]["candidates"]["local"]
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+    copied = {("0/0", "1/8"), ("0/1", "1/9"), ("0/2", "1/10"), ("0/3", "1/11")}
+    assert copied <= set(zip(of_run["a"].to_pylist(), of_run["b"].to_pylist(), strict=True))
+    assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
 
 
 def test_groups_name_the_keeper_of_each_sample_in_a_pair(plain: Described) -> None:

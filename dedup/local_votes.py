@@ -1,0 +1,149 @@
+"""Which pictures share local features: proposals where embeddings rank a copy behind hundreds of others.
+
+    picture ──packed_features──▶ bytes ─┐
+                                        ├─voted_pairs─▶ pairs of pictures, the likeliest partners of each
+    picture ──packed_features──▶ bytes ─┘
+
+Each feature votes for the pictures of its nearest features, mirrored ones included, as far as they are nearer than the
+next nearest: what all pictures of a uniform set share is near to everything, and counts nothing. Votes for a pair count
+where they agree in rotation and scale (weak geometric consistency: Jégou, Douze and Schmid 2008).
+
+Features are whole numbers, so that their products are exact in float32, and votes are whole numbers, too: the same
+pictures in the same order give the same pairs on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dedup.evidence import GLANCE_SIDE, MIRRORED, picture
+from dedup.neighbors import assign_cells, train_cells
+
+Ints = npt.NDArray[np.int64]
+UInt8Array = npt.NDArray[np.uint8]
+
+FEATURES = 48  # the strongest of each picture
+_RECORD = 130  # bytes: 128 of the descriptor, its angle in 256ths of a turn, its size in sixteenths of an octave
+_NEAREST = 8
+_LEAST = round(0.7 * 255**2)  # a likeness below is not counted as near
+_TURNS = 12
+_OCTAVES = 7
+_PROBED = 3  # words in which a feature is looked for
+_SAMPLED_PER_WORD = 32
+_ITERATIONS = 4
+_QUERIES_PER_BLOCK = 4096
+
+
+def packed_features(rgb: UInt8Array) -> bytes:
+    """(H, W, 3) uint8, the picture in any size -> up to FEATURES records of 130 bytes, the strongest first."""
+    made = picture(rgb, GLANCE_SIDE)
+    records = np.empty((min(FEATURES, len(made.size)), _RECORD), np.uint8)
+    records[:, :128] = made.descriptor[:FEATURES]
+    records[:, 128] = np.floor(made.angle[:FEATURES] / (2 * np.pi) * 256).astype(np.int64) % 256
+    records[:, 129] = np.clip(np.rint(16 * np.log2(np.maximum(made.size[:FEATURES], 1.0))), 0, 255)
+    return records.tobytes()
+
+
+def voted_pairs(packed: Sequence[bytes], per_picture: int, seed: int = 0) -> tuple[Ints, Ints]:
+    """Of N pictures' packed features the pairs (i, j), i < j, each once and sorted: the `per_picture` partners of each
+    picture that get most votes; of equal ones the earlier.
+
+    Memory: some 700 bytes for each feature.
+    """
+    records = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, _RECORD)
+    owner = np.repeat(np.arange(len(packed)), [len(part) // _RECORD for part in packed])
+    none = np.zeros(0, np.int64)
+    if len(np.unique(owner)) < 2 or per_picture < 1:
+        return none, none
+    words = train_words(records[:, :128], seed)
+    keys, votes = [], []
+    for mirror in (False, True):
+        query, found, weight = _nearest(records[:, :128], owner, words, mirror)
+        pair, count = _agreeing(records, owner, query, found, weight, mirror, len(packed))
+        keys.append(pair)
+        votes.append(count)
+    pair, votes_of = _summed(np.concatenate(keys), np.concatenate(votes), np.maximum)
+    # Either of the two may be the one whose features are found.
+    i, j = pair // len(packed), pair % len(packed)
+    pair, votes_of = _summed(np.minimum(i, j) * len(packed) + np.maximum(i, j), votes_of, np.add)
+    return _best(pair // len(packed), pair % len(packed), votes_of, per_picture)
+
+
+def train_words(descriptors: UInt8Array, seed: int) -> npt.NDArray[np.float16]:
+    """Into as many words as there are features in each, by a sample that is the same at every call."""
+    count = max(1, round(len(descriptors) ** 0.5))
+    wanted = min(len(descriptors), _SAMPLED_PER_WORD * count)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(descriptors), wanted, replace=False))
+    return train_cells(_unit(descriptors[chosen]), count, seed, _ITERATIONS)
+
+
+def _unit(descriptors: UInt8Array) -> npt.NDArray[np.float16]:
+    return (descriptors.astype(np.float32) / 255).astype(np.float16)
+
+
+def _nearest(
+    descriptors: UInt8Array, owner: Ints, words: npt.NDArray[np.float16], mirror: bool
+) -> tuple[Ints, Ints, Ints]:
+    """Of each feature the _NEAREST of other pictures: (query, feature, how much nearer than the next one), all (Q,)."""
+    asked = descriptors[:, MIRRORED] if mirror else descriptors
+    home = assign_cells(words, _unit(descriptors), 1)[:, 0]
+    probed = assign_cells(words, _unit(asked), _PROBED)
+    members, first = np.argsort(home, kind="stable"), np.searchsorted(np.sort(home), np.arange(len(words) + 1))
+    wanted = _NEAREST + 1
+    near = np.zeros((len(asked), probed.shape[1], wanted), np.int32)
+    feature = np.zeros_like(near)
+    for word in range(len(words)):
+        rows, slots = np.nonzero(probed == word)
+        inside = members[first[word] : first[word + 1]]
+        if not len(inside):
+            continue
+        there = descriptors[inside].astype(np.float32)
+        for start in range(0, len(rows), _QUERIES_PER_BLOCK):
+            block = slice(start, start + _QUERIES_PER_BLOCK)
+            likeness = asked[rows[block]].astype(np.float32) @ there.T  # whole numbers below 2**24: exact
+            likeness[owner[rows[block]][:, None] == owner[inside]] = 0
+            most = min(wanted, len(inside))
+            best = np.argpartition(-likeness, most - 1, axis=1)[:, :most]
+            near[rows[block], slots[block], :most] = np.take_along_axis(likeness, best, axis=1)
+            feature[rows[block], slots[block], :most] = inside[best]
+    listed, of = near.reshape(len(asked), -1), feature.reshape(len(asked), -1)
+    order = np.argsort(-listed, axis=1, kind="stable")[:, :wanted]
+    listed, of = np.take_along_axis(listed, order, axis=1), np.take_along_axis(of, order, axis=1)
+    weight = listed[:, :-1] - np.maximum(listed[:, -1:], _LEAST)
+    query, place = np.nonzero(weight > 0)
+    return query, of[query, place].astype(np.int64), weight[query, place].astype(np.int64)
+
+
+def _agreeing(
+    records: UInt8Array, owner: Ints, query: Ints, found: Ints, weight: Ints, mirror: bool, pictures: int
+) -> tuple[Ints, Ints]:
+    """Votes by pair of pictures (first * pictures + second): of all rotations and scales those for the one that most
+    votes agree in."""
+    angle, size = records[:, 128].astype(np.int64), records[:, 129].astype(np.int64)
+    turn = (angle[found] - (128 - angle[query] if mirror else angle[query])) % 256 * _TURNS // 256
+    octave = np.clip((size[found] - size[query] + 8) // 16 + _OCTAVES // 2, 0, _OCTAVES - 1)
+    pair = owner[query] * pictures + owner[found]
+    # A rotation counts for its own bin and the next, since no border between bins lies right.
+    bins = [(pair * _TURNS + (turn + beside) % _TURNS) * _OCTAVES + octave for beside in (0, 1)]
+    key, votes = _summed(np.concatenate(bins), np.tile(weight, 2), np.add)
+    return _summed(key // (_TURNS * _OCTAVES), votes, np.maximum)
+
+
+def _summed(keys: Ints, values: Ints, reduce: np.ufunc) -> tuple[Ints, Ints]:
+    """Each key once, sorted, with its values brought together by `reduce`."""
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], values[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[starts], reduce.reduceat(values, starts) if len(starts) else values
+
+
+def _best(i: Ints, j: Ints, votes: Ints, per_picture: int) -> tuple[Ints, Ints]:
+    keep = np.zeros(len(i), bool)
+    ends, others = np.concatenate([i, j]), np.concatenate([j, i])
+    order = np.lexsort((others, -np.tile(votes, 2), ends))
+    place = np.arange(len(order)) - np.searchsorted(ends[order], ends[order])
+    keep[order[place < per_picture] % max(len(i), 1)] = True
+    return i[keep], j[keep]
