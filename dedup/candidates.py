@@ -12,7 +12,7 @@ partition by partition, each partition holding all rows of its values, `in_order
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -73,6 +73,7 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 9000
+VERSION = 2  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
@@ -208,20 +209,42 @@ def cell_rows(
 ) -> pa.Table:
     """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first; `representatives` has
     sample_id, embedding, thumbnail, width and height."""
-    ids, rows = embeddings(representatives)
     side = THUMBNAIL_SIDE
     thumbnails = _matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
     greys = luma(thumbnails).reshape(-1, side * side)
-    cells = neighbors.assign_cells(centroids, rows, settings.assignments)
+    rows, row = _by_cell(centroids, representatives, shard, settings)
+    rows["small"] = pc.less_equal(_side(representatives), SMALL_SIDE).cast(pa.int8()).take(row)
+    rows["grey"] = pa.array([grey.tobytes() for grey in greys], pa.binary()).take(row)
+    return pa.table(rows).select(CELL_ROW.names).cast(CELL_ROW)
+
+
+def _by_cell(
+    centroids: npt.NDArray[np.float16], samples: pa.Table, shard: int, settings: SearchSettings
+) -> tuple[dict[str, Any], pa.Array]:
+    """What rows of a search by cells have in common, for each of a shard's samples in its nearest cells; and of each
+    row the number of its sample."""
+    ids, embedded = embeddings(samples)
+    cells = neighbors.assign_cells(centroids, embedded, settings.assignments)
     copies = cells.shape[1]
-    row = np.repeat(np.arange(len(ids)), copies)
-    primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
-    values, views = (pa.array([line.tobytes() for line in lines], pa.binary()) for lines in (rows, greys))
-    number = np.full(len(row), shard, np.int32)
-    small = np.asarray(pc.less_equal(_side(representatives), SMALL_SIDE).to_numpy(), np.int8)[row]
-    row = pa.array(row)
-    columns = [cells.ravel(), ids.take(row), number, primary, small, values.take(row), views.take(row)]
-    return pa.table(columns, schema=CELL_ROW)
+    row = pa.array(np.repeat(np.arange(len(ids)), copies))
+    columns = {
+        "cell": cells.ravel(),
+        "sample_id": ids.take(row),
+        "shard": np.full(len(row), shard, np.int32),
+        "primary": np.tile((np.arange(copies) == 0).astype(np.int8), len(ids)),
+        "embedding": pa.array([line.tobytes() for line in embedded], pa.binary()).take(row),
+    }
+    return columns, row
+
+
+def _cells(rows: pa.Table) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16], npt.NDArray[np.bool_]]]:
+    """The rows of each cell, their embeddings, and which of them are primary there; `rows` are sorted by cell."""
+    cells = rows["cell"].to_numpy()
+    starts = np.flatnonzero(np.diff(cells, prepend=-1))
+    for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
+        cell = rows.slice(start, stop - start)
+        x = _matrix(cell["embedding"], len(cell["embedding"][0].as_py())).view(np.float16)
+        yield cell, x, cell["primary"].to_numpy() == 1
 
 
 def _side(rows: pa.Table) -> pa.ChunkedArray:
@@ -232,13 +255,7 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
     """Of rows of CELL_ROW, `in_order`: the pairs that `crowded.candidates_in_cell` finds in each cell, and how
     crowded it is around each sample (rows of CROWDING_SCHEMA; samples around which it is not are absent)."""
     found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
-    cells = rows["cell"].to_numpy()
-    starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
-        cell = rows.slice(start, stop - start)
-        width = len(cell["embedding"][0].as_py())
-        x = _matrix(cell["embedding"], width).view(np.float16)
-        primary = cell["primary"].to_numpy() == 1
+    for cell, x, primary in _cells(rows):
         greys = _matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
         pairs, crowding = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
@@ -286,30 +303,19 @@ def local_rows(
         cv2.setNumThreads(threads)
     if not read:
         return LOCAL_ROW.empty_table()
-    ids, rows = embeddings(crowded.take(pa.array(read)))
-    cells = neighbors.assign_cells(centroids, rows, settings.assignments)
-    copies = cells.shape[1]
-    row = pa.array(np.repeat(np.arange(len(ids)), copies))
-    primary = np.tile((np.arange(copies) == 0).astype(np.int8), len(ids))
-    values = pa.array([line.tobytes() for line in rows], pa.binary())
-    number = np.full(len(row), shard, np.int32)
-    columns = [cells.ravel(), ids.take(row), number, primary, values.take(row), pa.array(packed, pa.binary()).take(row)]
-    return pa.table(columns, schema=LOCAL_ROW)
+    rows, row = _by_cell(centroids, crowded.take(pa.array(read)), shard, settings)
+    rows["features"] = pa.array(packed, pa.binary()).take(row)
+    return pa.table(rows).select(LOCAL_ROW.names).cast(LOCAL_ROW)
 
 
 def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
     """Of rows of LOCAL_ROW, `in_order`: of each picture the `candidates_per_image` partners in its cell that share most
     local features, with their cosine."""
     found = [CANDIDATE_SCHEMA.empty_table()]
-    cells = rows["cell"].to_numpy()
-    starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
-        cell = rows.slice(start, stop - start)
+    for cell, x, primary in _cells(rows):
         i, j = voted_pairs(cell["features"].to_pylist(), settings.candidates_per_image, settings.seed)
-        primary = cell["primary"].to_numpy() == 1
-        wanted = primary[i] | primary[j]
+        wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
         i, j = i[wanted], j[wanted]
-        x = _matrix(cell["embedding"], len(cell["embedding"][0].as_py())).view(np.float16)
         found.append(_pairs(cell, i, j, "embedding", neighbors.cosine(x, i, j)))
     return pa.concat_tables(found)
 

@@ -66,8 +66,10 @@ def find_pairs(
         total = sum(len(table) for table in descriptors)
         rest = [candidates.without(candidates.decoded(table), copies) for table in descriptors]
         hashes, (embedded, crowding, centroids) = _by_hash(rest, total, search), _by_embedding(rest, total, search)
-        local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
-        found = pa.concat_tables([hashes, embedded, local])
+        found = pa.concat_tables([hashes, embedded])
+        if verify.looks:
+            local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
+            found = pa.concat_tables([found, local])
         if len(found) and verify.verify:
             samples = _samples(rest, crowding)
             pairs += _Verification(shards, samples, search, verify, max_pixels).all(found)

@@ -95,6 +95,11 @@ class VerifySettings:
             raise ConfigError(f"pictures_held={self.pictures_held}: a pair needs 2")
 
     @property
+    def looks(self) -> bool:
+        """Whether what images show decides of any pair."""
+        return self.verify and self.accepts_from <= 1
+
+    @property
     def accepts_from(self) -> float:
         """Pairs of at least this probability are accepted."""
         point = OPERATING_POINTS[self.strictness]

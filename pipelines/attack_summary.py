@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dedup.attack.cleaning import cleaning_line
+from dedup.attack.membership import ATTACKS
+from dedup.attack.published import PER_IMAGE_LEFT
 from dedup.attack.scoring import COMMON_COPIES
 
 _UNLIKELY = 0.001  # p of the closed-form check below which it speaks against the scoring
-_PUBLISHED_UNIQUE = 0.86  # Carlini et al. 2023, section 7.2: 2.20 % / 2.56 %
 _MEASURES = {"auc": "AUC", "tpr_at_1%": "found at 1 % false", "tpr_at_0.1%": "found at 0.1 % false"}
 
 
@@ -61,7 +62,7 @@ def _unique(document: Mapping[str, Any]) -> Iterator[str]:
         if row["arm"] == "deduplicated" and row["ratio"] is not None:
             yield (
                 f"unique images extracted per unique image in the set, deduplicated / duplicated: {_ratio(row)}; "
-                f"published, by another protocol: {_PUBLISHED_UNIQUE}"
+                f"published, by another protocol: {PER_IMAGE_LEFT:.2f}"
             )
     if (row := document["gan"]["against_diffusion"]) and row["ratio"] is not None:
         yield (
@@ -99,7 +100,7 @@ def _membership(document: Mapping[str, Any]) -> Iterator[str]:
         pictures = {"single": "singles", "canary": "canaries"}[of]
         yield f"membership of {pictures} by {attack}, duplicated -> deduplicated: {'; '.join(said)}"
     if shadows := document["membership"]["shadows"]:
-        for attack in ("lira", "loss_threshold"):
+        for attack in ATTACKS:
             curve = shadows[attack]
             shown = [f"AUC {curve['auc']:.3f}"]
             shown += [

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
+from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.judgement import (
     ROUNDS,
     ImageReader,
@@ -37,7 +37,7 @@ from dedup.run_folder import RunFolder
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
-from pipelines.searching import CROWDING
+from pipelines.searching import crowding_name
 from pipelines.shuffle import partitions_for, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
@@ -86,7 +86,7 @@ class _Parts:
         rows = self.folder.read_table(descriptors_name(self.shards[shard].shard_id), columns)
         rows = rows.filter(pc.is_in(rows["sample_id"], value_set=pc.unique(wanted)))
         crowding = pa.nulls(len(rows), pa.float32())
-        name = _crowding_name(shard)
+        name = crowding_name(self.shards[shard].shard_id)
         if self.folder.exists(name):
             crowded = self.folder.read_table(name)
             at = pc.index_in(rows["sample_id"], value_set=crowded["sample_id"].combine_chunks())
@@ -163,11 +163,6 @@ def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
 
 
 def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int, prefix: str = "") -> None:
-    crowding = parts.folder.names(CROWDING)
-    if crowding and not prefix:
-        use = functools.partial(_write_crowding, parts)
-        source, partitions = parts.folder.read_table, partitions_for(count, 100)
-        shuffle(client, "verify: neighbourhoods", source, crowding, CROWDING_SCHEMA, "shard", partitions, use)
     read = parts.folder.read_table
     partitions = partitions_for(count, 8_000)
     use = functools.partial(_join_b, parts, prefix)
@@ -179,16 +174,6 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     use, partitions = functools.partial(_verify, parts, prefix), partitions_for(count, _PAIR_BYTES)
     if joined:
         shuffle(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
-
-
-def _crowding_name(shard: int) -> str:
-    return f"{_WORK}/crowding/{shard:06d}.parquet"
-
-
-def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
-    for shard in pc.unique(rows["shard"]).to_pylist():
-        parts.folder.write_table(_crowding_name(shard), rows.filter(pc.equal(rows["shard"], shard)))
-    return len(rows)
 
 
 def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:

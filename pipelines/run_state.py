@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
+from dedup import candidates, describe
 from dedup.decisions import DecideSettings
-from dedup.describe import VIEWS
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
 from dedup.overrides import Overrides, absolute, read_overrides
-from dedup.records import Shard, descriptor_schema
+from dedup.records import Shard
 from dedup.run_folder import RUN_FILE, RunFolder, fingerprint
 from dedup.shards import list_shards
 from dedup.verification_model import MODELS
@@ -139,12 +139,12 @@ class Run:
     def step_fingerprint(self, step: str) -> str:
         """Equal exactly when the step would give the same result: its own settings and all that it builds on."""
         settings = self.settings.to_json()
-        # Descriptors of a version that saw or noted other things are made anew.
-        chain: list[object] = [FORMAT, VIEWS, descriptor_schema({}, 0).names, settings["describe"]]
+        chain: list[object] = [FORMAT, describe.VERSION, settings["describe"]]
         chain.append(self.document.get("embedder", {}).get("weights_sha256"))
         if step == "describe":
             return fingerprint(*chain)
-        chain += [settings["search"], [(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]]]
+        chain += [candidates.VERSION, settings["search"], self.settings.verify.looks]
+        chain.append([(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]])
         if step in ("verify", "decide"):
             chain += [settings["verify"], repr(MODELS)]  # a refit judges every pair anew
         if step == "decide":

@@ -44,9 +44,10 @@ from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.shuffle import partitions_for, shuffle
 
-CROWDING = "crowding"  # folder of what the embedding search saw of each sample's neighbourhood
+CROWDING = "crowding"  # folder of what the search by embedding saw around each sample, by shard
 _WORK = "work"  # what only this step needs, removed at its end
 _CENTROIDS = f"{_WORK}/centroids.parquet"
+_SEEN = f"{_WORK}/crowding"  # by cell
 
 
 def search(run: Run, client: Client) -> None:
@@ -66,7 +67,9 @@ def search(run: Run, client: Client) -> None:
     found: dict[str, int] = {}
     searches = {"exact": find_exact, "hash": find_by_hash}
     if run.document["embedder"]["dim"]:
-        searches |= {"embedding": find_by_embedding, "local": find_by_local_features}
+        searches["embedding"] = find_by_embedding
+        if run.settings.verify.looks:
+            searches["local"] = find_by_local_features
     for kind, find in searches.items():
         started = time.monotonic()
         found[kind] = find(parts, client, samples)
@@ -193,7 +196,7 @@ def _cell_rows(parts: _Parts, centroids: npt.NDArray[np.float16], shard: int) ->
 def _embedding_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
     pairs, crowding = candidates.cell_pairs(rows, parts.settings)
     if len(rows):
-        parts.folder.write_table(f"{CROWDING}/{partition:05d}.parquet", crowding)
+        parts.folder.write_table(f"{_SEEN}/{partition:05d}.parquet", crowding)
     return parts.write("embedding", partition, pairs)
 
 
@@ -212,42 +215,38 @@ def _every(parts: _Parts, step: int, shard: int) -> tuple[list[str], npt.NDArray
 
 
 def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
-    """Pairs that share local features, where embeddings find everything alike: `candidates.local_pairs`."""
-    crowding = parts.folder.names(CROWDING)
-    if not crowding:
+    """Pairs that share local features, where embeddings find everything alike: `candidates.local_pairs`. What the
+    search by embedding saw around each sample is written shard by shard, for verification, too."""
+    seen = parts.folder.names(_SEEN)
+    if not seen:
         return 0
-    write = functools.partial(_write_crowded, parts)
-    read, shards = functools.partial(_crowded, parts), range(len(parts.shards))
-    count = shuffle(
-        client, "search: crowds", read, crowding, CROWDING_SCHEMA, "shard", partitions_for(samples, 100), write
-    )
-    if not count:
+    write, partitions = functools.partial(_write_crowding, parts), partitions_for(samples, 100)
+    read = parts.folder.read_table
+    crowded = shuffle(client, "search: crowds", read, seen, CROWDING_SCHEMA, "shard", partitions, write)
+    if not crowded:
         return 0
     source, use = functools.partial(_local_rows, parts), functools.partial(_local_pairs, parts)
     cells = parts.folder.read_table(_CENTROIDS).num_rows
-    copies = min(parts.settings.assignments, cells)
-    partitions = min(cells, partitions_for(count * copies, LOCAL_ROW_BYTES))
+    partitions = min(cells, partitions_for(crowded * min(parts.settings.assignments, cells), LOCAL_ROW_BYTES))
+    shards = range(len(parts.shards))
     return shuffle(client, "search: local features", source, shards, LOCAL_ROW, "cell", partitions, use)
 
 
-def _crowded(parts: _Parts, name: str) -> pa.Table:
-    rows = parts.folder.read_table(name)
-    return rows.filter(pc.greater_equal(rows["crowding"], CROWDED_BY_FEATURES))
+def crowding_name(shard_id: str) -> str:
+    """Rows of CROWDING_SCHEMA; no file where nothing of the shard is crowded."""
+    return f"{CROWDING}/{shard_id}.parquet"
 
 
-def _crowded_name(shard_id: str) -> str:
-    return f"{_WORK}/crowded/{shard_id}.parquet"
-
-
-def _write_crowded(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
+def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa: ARG001
+    """Gives the number of samples that local features are asked about."""
     for shard in pc.unique(rows["shard"]).to_pylist():
-        name = _crowded_name(parts.shards[shard].shard_id)
+        name = crowding_name(parts.shards[shard].shard_id)
         parts.folder.write_table(name, rows.filter(pc.equal(rows["shard"], shard)))
-    return len(rows)
+    return int(pc.sum(pc.greater_equal(rows["crowding"], CROWDED_BY_FEATURES)).as_py() or 0)
 
 
 def _local_rows(parts: _Parts, shard: int) -> pa.Table:
-    name = _crowded_name(parts.shards[shard].shard_id)
+    name = crowding_name(parts.shards[shard].shard_id)
     if not parts.folder.exists(name):
         return LOCAL_ROW.empty_table()
     samples = parts.representatives(shard, ["embedding", "width", "height", "offset", "size"])

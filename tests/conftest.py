@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from distributed import LocalCluster
 
@@ -30,6 +31,22 @@ def collected() -> Iterator[None]:
     """For tests of loaders, which leave the files of shards to the garbage collector: it runs before the next test."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    """An empty remote filesystem."""
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a run goes."""
+    return tmp_path / "run"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dedup.attack import plot_style, plots, published_plots
+from dedup.attack import plot_style, plots, published, published_plots
 from dedup.attack.extraction import MatchSettings, extract, match
 from dedup.attack.membership import roc_of
 from dedup.attack.outliers import pooled_terciles
@@ -92,7 +92,7 @@ def test_published_ratios_are_labelled_as_another_protocol(content: dict[str, An
     assert "deduplicated: unique per unique image (no hit: 0 and its bound)" in labels
     assert "GAN: unique per unique image" in labels
     assert any("no hit" in label for label in labels if label.startswith("deduplicated"))
-    assert {round(ratio, 2) for _, ratio in published_plots.PUBLISHED} == {0.77, 0.86}
+    assert {round(ratio, 2) for _, ratio in published.PUBLISHED} == {0.77, 0.86}
 
 
 def test_no_ratio_is_drawn_beside_the_axes(content: dict[str, Any]) -> None:
@@ -121,16 +121,16 @@ def test_terciles_are_drawn_within_each_level_before_and_after(content: dict[str
 
 
 def test_published_curves_stand_only_beside_unconditional_models_of_their_kind(content: dict[str, Any]) -> None:
-    def published(settings: dict[str, Any], plain: dict[str, Any]) -> int:
+    def points(settings: dict[str, Any], plain: dict[str, Any]) -> int:
         (axes,) = published_plots.generations({**content, "settings": settings, "unconditional": plain}).axes
         return sum("published, another protocol" in text.get_text() for text in axes.get_legend().get_texts())
 
     alike = {"captions": "none", "view": {"side": 32, "colour": True}, "network": {"model": "unet"}}
-    assert published(alike, {}) == len(published_plots.PUBLISHED_UNIQUE)
-    assert published(content["settings"], {}) == 0
+    assert points(alike, {}) == len(published.PUBLISHED_UNIQUE)
+    assert points(content["settings"], {}) == 0
     captioned = {**alike, "captions": "unique"}
-    assert published(captioned, {}) == 0
-    assert published(captioned, {"duplicated": content["arms"]["duplicated"]}) == len(published_plots.PUBLISHED_UNIQUE)
+    assert points(captioned, {}) == 0
+    assert points(captioned, {"duplicated": content["arms"]["duplicated"]}) == len(published.PUBLISHED_UNIQUE)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
