@@ -38,20 +38,20 @@ class OperatingPoint:
 
 MODELS = {
     "thumbnails": Logistic(
-        -7.592,
+        -7.786,
         (
-            2.622,  # best
+            2.688,  # best
             0.0,  # whole
-            -2.332,  # share
+            -2.277,  # share
         ),
     ),
     "pixels": Logistic(
-        -5.928,
+        -7.325,
         (
-            2.037,  # matches
-            1.94,  # correlation
-            1.186,  # pixels
-            -20.131,  # crowding
+            2.169,  # matches
+            2.053,  # correlation
+            1.172,  # pixels
+            -3.695,  # crowding
         ),
     ),
     "small": Logistic(

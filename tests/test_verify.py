@@ -188,6 +188,17 @@ def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
     assert crowded < alone
 
 
+def test_what_a_first_look_at_half_the_size_cannot_read_is_looked_at_in_full() -> None:
+    pages = LOOKALIKES["pages"](3, np.random.default_rng(4))
+    parts = [page.crop((51, 66, 272, 352)) for page in pages]
+    files = {f"page{number}": png(page) for number, page in enumerate(pages)}
+    files |= {f"part{number}": png(part) for number, part in enumerate(parts)}
+    copies = [(f"page{number}", f"part{number}") for number in range(3)]
+    others = [(f"page{number}", f"part{(number + 1) % 3}") for number in range(3)]
+    accepted = verified(files, [*copies, *others], crowding=0.95).probability >= SETTINGS.accepts_from
+    assert accepted.tolist() == [True] * 3 + [False] * 3
+
+
 def test_the_window_says_where_one_picture_lies_in_the_other() -> None:
     whole = photograph("china")
     width, height = whole.size
