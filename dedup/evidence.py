@@ -102,8 +102,8 @@ def grey_at(rgb: UInt8Array, side: int) -> UInt8Array:
 
 
 def lost_at_a_glance(grey: UInt8Array) -> float:
-    """Which share of the contrast of a picture, (H, W) at SIDE, is gone at GLANCE_SIDE, 0..1: of printed words more than
-    half, of most photographs less than a third."""
+    """Which share of the contrast of a picture, (H, W) at SIDE, is gone at GLANCE_SIDE, 0..1: of printed words more
+    than half, of most photographs less than a third."""
     height, width = grey.shape
     scale = GLANCE_SIDE / SIDE
     reduced = cv2.resize(grey, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)

@@ -69,7 +69,7 @@ MODELS = {
 OPERATING_POINTS = {
     "copies": OperatingPoint(
         0.9,
-        "99.4 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-24",
+        "99.3 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-24",
     ),
     "near": OperatingPoint(
         0.3,
