@@ -26,7 +26,7 @@ from dedup.manifest import manifest_table
 from dedup.neighbors import SearchSettings
 from dedup.overrides import NO_OVERRIDES, Overrides
 from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
-from dedup.verify import VerifySettings, verify_pairs
+from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 
 _VERIFIED_COLUMNS = ("sample_id", "thumbnail", "width", "height", "information", "offset", "size")
 
@@ -215,7 +215,10 @@ class _Verification:
         pairs, cosine = judgement.distinct(found)
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        read_image = judgement.ImageReader(self.shards, samples)
         crowding = judgement.crowding_of(pairs, samples)
+        first = settle_pairs(pairs, samples)
+        kept = first.settled | judgement.worth_a_look(pairs, first.settled, first.probability, crowding)
+        pairs, cosine, crowding = pairs.filter(pa.array(kept)), cosine[kept], crowding[kept]
+        read_image = judgement.ImageReader(self.shards, samples)
         verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels)
         return judgement.by_probability(pairs, cosine, verdicts.probability, self.search, self.verify)

@@ -17,14 +17,17 @@ import pyarrow.compute as pc
 
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.closure import second_neighbors
+from dedup.crowded import CROWDED
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.shards import read_range
 from dedup.verify import VerifySettings
 
 Singles = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
+LOOKS_PER_IMAGE = 4  # at pairs that only hashes propose where everything looks alike
 _SUGGESTIONS_PER_IMAGE = 16
 
 # Of a verified pair, what suggestions are made from.
@@ -87,6 +90,25 @@ def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
     ids, crowding = samples["sample_id"].combine_chunks(), samples["crowding"].to_numpy()
     a, b = (crowding[_numbers(ids, pairs[side])] for side in "ab")
     return np.asarray(np.minimum(a, b), np.float32)
+
+
+def worth_a_look(
+    pairs: pa.Table, settled: Bools, likely: Singles, crowding: Singles, per_image: int = LOOKS_PER_IMAGE
+) -> Bools:
+    """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels.
+
+    All, but where everything looks alike thousands of pictures have nearly one hash, too: of the pairs that only hashes
+    propose there, `crowding` (N,) as `crowding_of` gives it, each first sample's `per_image` of greatest probability by
+    thumbnails, `likely` (N,). Equally likely ones go by b. The rest are no candidates any more.
+    """
+    look = ~settled
+    by_hash_alone = np.asarray(pc.equal(pairs["method"], "hash").to_numpy(zero_copy_only=False), bool)
+    limited = np.flatnonzero(look & by_hash_alone & (crowding >= CROWDED))
+    a, b = (pc.rank(pairs[side], tiebreaker="dense").to_numpy()[limited] for side in "ab")
+    order = np.lexsort((b, -likely[limited], a))
+    place = np.arange(len(limited)) - np.searchsorted(a[order], a[order])
+    look[limited[order[place >= per_image]]] = False
+    return look
 
 
 def by_probability(

@@ -30,6 +30,7 @@ from dedup.judgement import (
     crowding_of,
     distinct,
     suggested,
+    worth_a_look,
 )
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
@@ -202,16 +203,18 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if joined is None:
         return 0
     pairs, cosine = distinct(joined)
-    verdicts = settle_pairs(pairs, _samples_of(pairs))
+    samples = _samples_of(pairs)
+    verdicts = settle_pairs(pairs, samples)
     settled = np.flatnonzero(verdicts.settled)
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
         _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], verdicts.probability[settled])
-    left = np.flatnonzero(~verdicts.settled)
+    look = worth_a_look(pairs, verdicts.settled, verdicts.probability, crowding_of(pairs, samples))
+    left = np.flatnonzero(look)
     if len(left):
         rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))
         parts.folder.write_table(f"{_WORK}/{prefix}a/{partition:05d}.parquet", rest)
-    return len(settled)
+    return len(pairs) - len(left)
 
 
 def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:
