@@ -25,7 +25,7 @@ def looked_at(method: str, crowding: float, settled: np.ndarray = NEVER, order: 
     crowds = np.full(len(rows), crowding, np.float32)
     found = np.zeros(len(rows), bool)
     found[rows] = worth_a_look(table, settled[rows], LIKELY[rows], crowds, per_image=2)
-    return found.tolist()
+    return [bool(look) for look in found]
 
 
 def test_of_pairs_that_hashes_alone_propose_in_a_crowd_the_likeliest_are_looked_at() -> None:
