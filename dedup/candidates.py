@@ -72,8 +72,8 @@ LOCAL_ROW = pa.schema(
         "features": pa.binary(),
     }
 )
-LOCAL_ROW_BYTES = 9000
-VERSION = 2  # counted up where the same descriptors give other candidates: older ones are then searched anew
+LOCAL_ROW_BYTES = 16_000
+VERSION = 3  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on

@@ -28,8 +28,8 @@ UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.integer]
 
 SIGNATURE_SIDE = 16
-# To rank pairs: coarser signatures forgive small shifts, so they rank copies higher, and cost half of the time.
-_RANKING_SIDE = 8
+# Coarser signatures cost a third of the time. They forgive small shifts, so they rank copies higher, and others, too.
+COARSE_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
 _LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256
 _PAIRS_PER_BLOCK = 4096
@@ -76,17 +76,20 @@ class Likeness:
     map: Floats
 
 
-def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOWS) -> Likeness:
-    """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> Likeness of the N pairs.
+def likeness(
+    thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOWS, side: int = SIGNATURE_SIDE
+) -> Likeness:
+    """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> Likeness of the N pairs, by windows reduced to
+    `side` (SIGNATURE_SIDE or COARSE_SIDE).
 
     Symmetric in i and j, but for `map`. Some pictures' windows are held at a time; give pairs in any order.
     """
     greys = _grey(thumbnails)
-    wholes = _nothing()
+    wholes = np.zeros((0, 2 * side**2), np.float32)
     if len(greys):
         blocks = (greys[start : start + _PICTURES_PER_BLOCK] for start in range(0, len(greys), _PICTURES_PER_BLOCK))
-        wholes = np.concatenate([_signatures(block, [_whole()])[:, 0] for block in blocks])
-    mirrored = _mirror(wholes)
+        wholes = np.concatenate([_signatures(block, [_whole()], side)[:, 0] for block in blocks])
+    mirrored = _mirror(wholes, side)
     ends = np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)])
     others = np.concatenate([np.asarray(j, np.intp), np.asarray(i, np.intp)])
     n = len(i)
@@ -97,7 +100,7 @@ def likeness(thumbnails: UInt8Array, i: Ints, j: Ints, windows: Windows = WINDOW
     groups = np.split(order, np.flatnonzero(np.diff(ends[order])) + 1) if n else []
     for start in range(0, len(groups), _PICTURES_PER_BLOCK):
         block = groups[start : start + _PICTURES_PER_BLOCK]
-        signed = _signatures(greys[[ends[rows[0]] for rows in block]], _geometry(windows)[0])
+        signed = _signatures(greys[[ends[rows[0]] for rows in block]], _geometry(windows)[0], side)
         for rows, parts in zip(block, signed, strict=True):
             for flip, signatures in enumerate((wholes, mirrored)):
                 scores = parts @ signatures[others[rows]].T / np.float32(_UNIT**2)
@@ -128,16 +131,16 @@ def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
     Not symmetric: it is high where j is a crop of i. One picture's windows are held at a time.
     """
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = np.empty((len(used), 2 * _RANKING_SIDE**2), np.float32)
+    wholes = np.empty((len(used), 2 * COARSE_SIDE**2), np.float32)
     for start in range(0, len(used), _PAIRS_PER_BLOCK):
         block = slice(start, start + _PAIRS_PER_BLOCK)
-        wholes[block] = _signatures(greys[used[block]] * 256.0, [_whole()], _RANKING_SIDE)[:, 0]
-    mirrored = _mirror(wholes, _RANKING_SIDE)
+        wholes[block] = _signatures(greys[used[block]] * 256.0, [_whole()], COARSE_SIDE)[:, 0]
+    mirrored = _mirror(wholes, COARSE_SIDE)
     others = place[len(i) :]
     best = np.empty(len(i), np.float32)
     order = np.argsort(i, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(i[order])) + 1) if len(i) else []:
-        parts = _signatures(greys[i[rows[0]]][None] * 256.0, _geometry(WINDOWS)[0], _RANKING_SIDE)[0]
+        parts = _signatures(greys[i[rows[0]]][None] * 256.0, _geometry(WINDOWS)[0], COARSE_SIDE)[0]
         fits = [(parts @ side[others[rows]].T).max(0) for side in (wholes, mirrored)]
         best[rows] = np.maximum(*fits) / np.float32(_UNIT**2)
     return best
@@ -177,10 +180,6 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
     ]
     worst = np.abs(lumas[0] - lumas[1]).max(1, initial=0) * flatter
     return np.where(comparable, rms, np.inf), np.where(comparable, worst, np.inf)
-
-
-def _nothing() -> Singles:
-    return np.zeros((0, 2 * SIGNATURE_SIDE**2), np.float32)
 
 
 def _grey(thumbnails: UInt8Array) -> Floats:
@@ -231,7 +230,7 @@ def _whole() -> Window:
     return 1.0, 1.0, (0.0,), (0.0,)
 
 
-def _signatures(greys: Floats, windows: list[Window], side: int = SIGNATURE_SIDE) -> Singles:
+def _signatures(greys: Floats, windows: list[Window], side: int) -> Singles:
     """(B, 32, 32) -> (B, W, 2 * side**2) whole numbers: both signatures of each window, of length 4095 together."""
     parts = []
     for across, down, starts_x, starts_y in windows:
@@ -255,7 +254,7 @@ def _unit(values: Floats) -> Floats:
     return np.where(length > least, flat / np.maximum(length, 1.0), 0.0)
 
 
-def _mirror(signatures: Singles, side: int = SIGNATURE_SIDE) -> Singles:
+def _mirror(signatures: Singles, side: int) -> Singles:
     return np.ascontiguousarray(signatures.reshape(-1, 2, side, side)[..., ::-1]).reshape(signatures.shape)
 
 

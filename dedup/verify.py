@@ -16,6 +16,7 @@ the pairs, the batch or the threads.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.alignment import aligned_likeness
 from dedup.borders import without_borders
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.evidence import GLANCE_SIDE, SIDE, Evidence, Picture, compare, grey_at, lost_at_a_glance, picture
@@ -33,7 +35,7 @@ from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS, decode
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
-from dedup.thumbnails import FEW_WINDOWS, WINDOWS, Likeness, likeness, residual
+from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, WINDOWS, Likeness, likeness, luma, residual
 from dedup.verification_model import MODELS, OPERATING_POINTS
 
 logger = logging.getLogger(__name__)
@@ -52,21 +54,30 @@ SAME_LIKENESS = 0.99
 SAME_PROBABILITY = np.float32(0.999)
 # Pairs whose best windows are less alike than this cannot be copies: of images that are hardly larger than their
 # thumbnail, and of others, where more is asked the more of the picture the window covers. Measured on 1,200 planted
-# copies of photographs: 10 of the 2,846 pairs of copies lie below, and half of the candidates that are none. Of 30,000
-# candidates of CIFAR-10 below 0.5, verification would accept 15 of the 3,306 above 0.45 and 12 of the rest. Pictures
-# without information are not settled so: of a fine texture the thumbnail keeps nothing.
-HOPELESS_SMALL = 0.45
+# copies of photographs: 10 of the 2,846 pairs of copies lie below, and half of the candidates that are none. Of 20,000
+# candidates of CIFAR-10 it settles 58 %, and one of the 557 that verification accepts. Pictures without information are
+# not settled so: of a fine texture the thumbnail keeps nothing.
+HOPELESS_SMALL = 0.58
 HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
+# ... or whose details agree less once they are laid on each other exactly. It loses one of 1,200 planted copies, and
+# leaves a third of the other candidates of photographs; two more of those 557 pairs of CIFAR-10, and leaves a quarter
+# of the candidates that are left there. In uniform sets it leaves nearly all.
+HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.45, 0.6
 # Between these probabilities a first look at half the size is not final. Of 1,927 pairs of photographs, drawn sets and
 # potatoes, half of them copies, it accepted none that is no copy above, and below it lost 5 copies of the 875
 # that the second look accepts.
 UNSURE = (0.003, 0.98)
 # Where everything looks alike, and most pairs are none, the first look says no from here on: it lost none of 145 copies
 # of potatoes, and spares half of the second looks. What tells look-alikes apart may be too fine for it to say yes.
-UNSURE_IN_A_CROWD = (0.05, 1.0)
+UNSURE_IN_A_CROWD = (0.2, 1.0)
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.
 FINE = 1 / 3
+# Where one picture keeps so many times less detail than the other, as a blurred copy does, hardly a local feature of
+# the two is the same: the other is blurred alike, by the first of these sigmas (pixels at SIDE) that does, and they are
+# compared once more. It finds the blurred copies of potatoes that were lost, and accepted no other pair of 2,400.
+BLURRED = 3.0
+SOFTER = (0.7, 1.0, 1.4, 2.0, 2.8)
 CROWD = 0.8  # crowding up to here tells nothing
 
 
@@ -87,7 +98,7 @@ class VerifySettings:
     """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
 
     pictures_held: int = 2000
-    """How many images, at up to 0.2 MB each, a task keeps in memory for further pairs."""
+    """How many images, at up to 0.2 MB each, a process keeps in memory for further pairs."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:
@@ -125,11 +136,12 @@ def verify_pairs(
     settings: VerifySettings,
     crowding: Singles | None = None,
     max_pixels: int = MAX_PIXELS,
+    held: HeldPictures | None = None,
 ) -> Verdicts:
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
     height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
     `crowding` (N,) says how alike everything around each pair is: of its two samples' `neighbors.crowding` the lesser;
-    None means not at all.
+    None means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
 
     Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
     bounded by `descriptors` and `settings.pictures_held`.
@@ -145,7 +157,8 @@ def verify_pairs(
         thumbnails, _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
     )
     crowd = np.zeros(len(i)) if crowding is None else np.asarray(crowding, np.float64)
-    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, settings.pictures_held, max_pixels)
+    held = HeldPictures(settings.pictures_held) if held is None else held
+    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, held, max_pixels)
     undecided = np.flatnonzero(~settled)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
@@ -190,7 +203,11 @@ def settle(
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
-    hopeless &= telling & ~same & ~(hopeful & ~small)
+    dismissible = telling & ~same & ~(hopeful & ~small)
+    hopeless &= dismissible
+    left = np.flatnonzero(dismissible & ~hopeless)
+    aligned = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left])
+    hopeless[left] = aligned < np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     return found, probability.astype(np.float32), same | hopeless
 
@@ -215,7 +232,7 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
     empty = Likeness(
         *(np.empty((len(i), *getattr(found, name).shape[1:]), getattr(found, name).dtype) for name in _FIELDS)
     )
-    few = likeness(thumbnails, i[small], j[small], FEW_WINDOWS)
+    few = likeness(thumbnails, i[small], j[small], FEW_WINDOWS, COARSE_SIDE)
     return _fill(_fill(empty, ~small, found), small, few)
 
 
@@ -236,7 +253,7 @@ class Views:
         self.small = max(rgb.shape[:2]) <= SMALL_SIDE
         # Of larger pictures no more is held than the views need.
         self._pixels = rgb if self.small else grey_at(rgb, SIDE)
-        self.fine = not self.small and lost_at_a_glance(self._pixels) > FINE
+        self.lost = 0.0 if self.small else lost_at_a_glance(self._pixels)
         self._colour = resized(rgb)
         self._prepared: dict[int, Picture] = {}
         self._small_view: SmallView | None = None
@@ -245,6 +262,20 @@ class Views:
         if side not in self._prepared:
             self._prepared[side] = picture(self._pixels, side)
         return self._prepared[side]
+
+    @property
+    def fine(self) -> bool:
+        """Whether a first look shows too little of it."""
+        return self.lost > FINE
+
+    def softened(self, lost: float) -> Picture:
+        """At SIDE, blurred until it would lose about as much at a glance as a picture that loses `lost`."""
+        soft = self._pixels
+        for sigma in SOFTER:
+            soft = np.asarray(cv2.GaussianBlur(self._pixels, (0, 0), sigma))
+            if lost_at_a_glance(soft) <= 1.1 * lost:
+                break
+        return picture(soft, SIDE)
 
     def as_small(self) -> SmallView:
         if self._small_view is None:
@@ -263,7 +294,14 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
         evidence = compare(a.at(side), b.at(side), guess)
         probability = float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
         if not no_below <= probability < yes_from:
-            break
+            return probability
+    if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
+        first, second = (
+            views.softened(other.lost) if views.lost > other.lost else views.at(SIDE)
+            for views, other in ((a, b), (b, a))
+        )
+        evidence = compare(first, second, guess)
+        probability = max(probability, float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0]))
     return probability
 
 
@@ -302,8 +340,30 @@ def _near_one(correlation: npt.ArrayLike) -> Floats:
     return np.asarray(-np.log(1.02 - np.clip(correlation, -1, 1)), np.float64)
 
 
+class HeldPictures:
+    """The pictures that were prepared last, by sample_id, at most so many; tasks of one process may share them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: OrderedDict[str, Views] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, sample_id: str, make: Callable[[], Views]) -> Views:
+        """The picture of that name, made if it is not held."""
+        with self._lock:
+            if sample_id in self._held:
+                self._held.move_to_end(sample_id)
+                return self._held[sample_id]
+        made = make()  # outside the lock: it takes milliseconds, and another thread's is as good
+        with self._lock:
+            self._held[sample_id] = made
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+        return made
+
+
 class _Pictures:
-    """The pictures of the samples, read and prepared when first asked for; of those the last few are held."""
+    """The pictures of the samples, read and prepared when first asked for."""
 
     def __init__(
         self,
@@ -311,22 +371,14 @@ class _Pictures:
         thumbnails: UInt8Array,
         sides: npt.NDArray[np.int64],
         read_image: Callable[[str], bytes],
-        pictures_held: int,
+        held: HeldPictures,
         max_pixels: int,
     ) -> None:
         self._sample_ids, self._thumbnails, self._sides = sample_ids, thumbnails, sides
-        self._read, self._pictures_held, self._max_pixels = read_image, pictures_held, max_pixels
-        self._held: OrderedDict[int, Views] = OrderedDict()
+        self._read, self._held, self._max_pixels = read_image, held, max_pixels
 
     def __call__(self, row: int) -> Views:
-        if row in self._held:
-            self._held.move_to_end(row)
-            return self._held[row]
-        made = Views(self._pixels(row))
-        self._held[row] = made
-        if len(self._held) > self._pictures_held:
-            self._held.popitem(last=False)
-        return made
+        return self._held.get(self._sample_ids[row].as_py(), lambda: Views(self._pixels(row)))
 
     def _pixels(self, row: int) -> UInt8Array:
         if self._sides[row] <= THUMBNAIL_SIDE:

@@ -20,7 +20,7 @@ import numpy as np
 from dedup import images, verification_model, verify
 from dedup.errors import ConfigError
 from dedup.small_evidence import compare_small, small_view
-from dedup.thumbnails import FEW_WINDOWS, likeness
+from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, likeness
 from pipelines.fit_verification import Examples, fit, random_copy, read, report, write
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _examples(name: str, pairs: Iterable[tuple[bytes, bytes, bool]]) -> Examples
     for first, second, same in pairs:
         a, b = (images.decode(data, 0).rgb for data in (first, second))
         thumbnails = np.stack([images.thumbnail(a), images.thumbnail(b)])
-        found = likeness(thumbnails, np.array([0]), np.array([1]), FEW_WINDOWS)
+        found = likeness(thumbnails, np.array([0]), np.array([1]), FEW_WINDOWS, COARSE_SIDE)
         evidence = compare_small(small_view(np.asarray(a)), small_view(np.asarray(b)), found.map[0])
         features.append(verify.small_features(evidence))
         copies.append(same)

@@ -35,7 +35,7 @@ from dedup.judgement import (
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
 from dedup.run_folder import RunFolder
-from dedup.verify import VerifySettings, settle_pairs, verify_pairs
+from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.searching import crowding_name
@@ -44,6 +44,7 @@ from pipelines.shuffle import partitions_for, shuffle
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
+_FEW_PAIRS, _FEWEST_PARTITIONS = 64, 8  # small sets, too, are shared out among some cores
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
@@ -172,7 +173,8 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     settled = shuffle(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
     joined = parts.folder.names(f"{_WORK}/{prefix}a")
     count = max(0, count - settled)
-    use, partitions = functools.partial(_verify, parts, prefix), partitions_for(count, _PAIR_BYTES)
+    partitions = max(partitions_for(count, _PAIR_BYTES), min(_FEWEST_PARTITIONS, -(-count // _FEW_PAIRS)))
+    use = functools.partial(_verify, parts, prefix)
     if joined:
         shuffle(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
 
@@ -231,8 +233,15 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     pairs = rows.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
     samples = _samples_of(pairs)
     read_image, crowding = ImageReader(parts.shards, samples), crowding_of(pairs, samples)
-    verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels)
+    held = _held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
+    verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held)
     return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
+
+
+@functools.lru_cache(maxsize=1)
+def _held_pictures(run: str, shards: tuple[Shard, ...], max_pixels: int, most: int) -> HeldPictures:  # noqa: ARG001
+    """Those of this process: where everything looks alike, an image has pairs in every partition."""
+    return HeldPictures(most)
 
 
 def _conclude(

@@ -46,11 +46,12 @@ def shuffle(
 
     `source` returns tables of `schema` (integers, floats, strings and variable-size binary). `use` gets the rows of one
     partition, sorted by all integer and string columns, and the partition's number; it returns how many things it
-    found. Returns their sum. A single partition needs no shuffle: one task does it all.
+    found. Returns their sum. A single partition needs no shuffle: one task uses what the sources gave.
     """
     if partitions == 1:
         with Progress(label, 1, "pairs") as progress:
-            found = int(client.submit(_in_one_task, source, list(items), schema, use, pure=False).result())
+            tables = client.map(source, list(items), pure=False)
+            found = int(client.submit(_use_all, tables, schema, use, pure=False).result())
             progress.advance(1, found)
         return found
     frames = dd.from_map(_SourceFrame(source, schema), list(items), meta=_frame(schema.empty_table()))
@@ -95,9 +96,8 @@ class _UseFrame:
         return pd.DataFrame({"found": [self._use(in_order(table), int(number["number"].iloc[0]))]})
 
 
-def _in_one_task(source: Source, items: Sequence[Any], schema: pa.Schema, use: Use) -> int:
-    tables = [schema.empty_table(), *(source(item).cast(schema) for item in items)]
-    return use(in_order(pa.concat_tables(tables)), 0)
+def _use_all(tables: Sequence[pa.Table], schema: pa.Schema, use: Use) -> int:
+    return use(in_order(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])), 0)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
