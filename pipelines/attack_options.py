@@ -57,7 +57,7 @@ class AttackOptions:
     attack: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None
     """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation; and by
     which attacks membership is inferred: loss_threshold, lira. Given once for each; of a kind that is not named the
-    profile's are taken. Tiles and templates are compared in the group that is nearest by l2."""
+    profile's are taken. Tiles and templates are compared with every picture."""
 
     captions: str | None = None
     """What models are told of a picture: none, shared, own or unique."""

@@ -139,7 +139,7 @@ def draw(folder: RunFolder, settings: AttackSettings, document: Mapping[str, Any
         extracted = table["extracted"].to_numpy(zero_copy_only=False)
         made = made.reshape(len(table), *settings.view.shape)
         matches = table.select(MATCH_SCHEMA.names).cast(MATCH_SCHEMA)
-        figures[f"contact-{arm}"] = plots.contact_sheet(made, reference, matches, extracted)
+        figures[f"contact-{arm}"] = plots.contact_sheet(made, reference, matches, extracted, settings.attack)
     for name, figure in figures.items():
         for file, content in plot_style.files(name, figure).items():
             with folder.whole_file(f"plots/{file}") as path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dedup.attack import plot_style, plots, published, published_plots
-from dedup.attack.extraction import MatchSettings, extract, match
+from dedup.attack.extraction import MatchSettings, copied_group, extract, match
 from dedup.attack.membership import roc_of
 from dedup.attack.outliers import pooled_terciles
 from dedup.attack.reference import Reference
@@ -28,7 +28,9 @@ def scored(hit_share: float, seed: int) -> ArmScore:
     leaked = np.flatnonzero(rng.random(12) < hit_share)
     made = np.concatenate([near_to(reference.images[leaked], 0.01, seed), noise(5, seed + 50)])
     matches = match(made, reference, MatchSettings())
-    return score_arm(matches, reference, extract(matches, "gap", MatchSettings()), np.arange(24) < 18)
+    return score_arm(
+        copied_group(matches, "gap"), reference, extract(matches, "gap", MatchSettings()), np.arange(24) < 18
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,24 @@ def test_a_contact_sheet_shows_triples_and_says_how_many(share: float) -> None:
     assert title == (said if share else "nothing extracted")
     with pytest.raises(ConfigError, match="at least one generation"):
         plots.contact_sheet(made[:0], reference, matches.slice(0, 0), extracted[:0])
+
+
+def test_a_contact_sheet_shows_what_the_attack_took_for_the_copy() -> None:
+    """By tiles picture 0 is nearest, which is 0.1 off everywhere; by l2 another, 0.3 off in one tile alone."""
+    images = noise(12, seed=0) * np.float32(0.6)
+    made = images[:1] + np.float32(0.1)
+    rival = made.copy()
+    rival[:, :, :2, :2] += 0.3
+    reference = Reference(np.concatenate([images, rival]), np.arange(13), group_table(["single"] * 13, [1] * 13))
+    matches = match(made, reference, MatchSettings())
+    shown = {}
+    for attack in ("l2", "tiled_l2"):
+        figure = plots.contact_sheet(made, reference, matches, extract(matches, attack, MatchSettings()), attack)
+        _, nearest, other = (axes.get_images()[0].get_array() for axes in figure.axes[:3])
+        shown[attack] = [np.asarray(nearest), np.asarray(other)]
+        assert figure.axes[1].texts[0].get_text() == {"l2": "distance 0.08", "tiled_l2": "tiled 0.10"}[attack]
+    for picture, expected in zip(shown["l2"] + shown["tiled_l2"], (rival, images, images, rival), strict=True):
+        np.testing.assert_array_equal(picture, expected[0, 0])
 
 
 def test_curves_are_cut_where_nothing_was_measured() -> None:

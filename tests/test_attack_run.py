@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -31,6 +32,7 @@ from pipelines.attack_data import warn_of_errors
 from pipelines.attack_report import report
 from pipelines.attack_summary import text
 from pipelines.client import ClusterSettings
+from tests.attack_makers import Images, noise
 from tests.attack_sets import TINY, no_training
 
 
@@ -229,6 +231,32 @@ def test_each_held_out_picture_is_measured_once(smoke: tuple[Path, dict[str, Any
     experiment = Experiment(RunFolder(smoke[0]), PROFILES["smoke"], 0, "cpu")
     assert len(experiment.held_out) == len(PROFILES["smoke"].plan.canaries())
     assert len(experiment.set.rows("held_out")) > len(experiment.held_out)
+
+
+class Drawn:
+    """A generator that gives random pictures."""
+
+    def sample(self, count: int, seed: int, labels: object = None) -> Images:  # noqa: ARG002
+        return noise(count, seed)
+
+
+@pytest.mark.parametrize("name", ["tiled_l2", "template"])
+def test_an_arm_leaks_the_groups_that_its_attack_names(name: str, smoke: tuple[Path, dict[str, Any]]) -> None:
+    """Not those that are nearest by l2."""
+    settings = override(PROFILES["smoke"], {"attack": name, "max_tiled_l2": 0.6, "max_template_l2": 0.4})
+    experiment = Experiment(RunFolder(smoke[0]), settings, 0, "cpu")
+    rows = ARMS["duplicated"](experiment.set)
+    attacked = experiment.attacked(Drawn(), rows)
+    own = attacked.matches[f"{name.removesuffix('_l2')}_group"].to_numpy()
+    assert attacked.extracted.any()
+    assert (attacked.copied == own).all()
+    assert (own != attacked.matches["group"].to_numpy()).any()
+    leaked = np.unique(own[attacked.extracted])
+    entry = experiment.result(attacked, rows)
+    assert entry["unique"]["extracted"] == attacked.present[leaked].sum()
+    assert entry["generations_curve"][-1]["extracted"] == attacked.present[leaked].sum()
+    singles = np.flatnonzero(experiment.reference.is_kind("single"))
+    assert entry["singles"]["hits"] == tuple(np.flatnonzero(np.isin(singles, leaked)))
 
 
 def test_refill_that_falls_short_is_told(

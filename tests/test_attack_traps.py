@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dedup.attack.extraction import ATTACKS, MatchSettings, extract, match
+from dedup.attack.extraction import ATTACKS, MatchSettings, copied_group, extract, match
 from dedup.attack.reference import Reference
 from dedup.attack.scoring import ArmScore, Count, Rate, score_arm
 from dedup.attack.statistics import emission_test
@@ -54,7 +54,8 @@ class TestCopiesInTheReference:
         scores = []
         for reference in (planted, plain):
             matches = match(self.made, reference, SETTINGS)
-            scores.append(score_arm(matches, reference, extract(matches, "gap", SETTINGS), np.ones(60, bool)))
+            copied, verdicts = copied_group(matches, "gap"), extract(matches, "gap", SETTINGS)
+            scores.append(score_arm(copied, reference, verdicts, np.ones(60, bool)))
         assert scores[0] == scores[1]
         assert scores[0].rates[0].hit == 20
 
@@ -67,7 +68,7 @@ def test_a_generation_of_the_mirrored_copy_is_a_hit(attack: str) -> None:
     both = reference_of(np.concatenate([pictures, mirrored]), [*range(60), 0])
     made = near_to(mirrored, 0.03, 1)
     assert extracted(made, both, attack) == [True]
-    assert match(made, both, SETTINGS)["group"].to_pylist() == [0]
+    assert copied_group(match(made, both, SETTINGS), attack).tolist() == [0]
     assert extracted(made, singles(pictures), attack) == [False]
 
 
@@ -167,7 +168,8 @@ def optimal_samples(images: Images, copies: npt.NDArray[np.float64], count: int,
     return made
 
 
-def test_the_whole_path_reproduces_the_optimal_denoiser() -> None:
+@pytest.mark.parametrize("attack", ["gap", "l2", "tiled_l2", "template"])
+def test_the_whole_path_reproduces_the_optimal_denoiser(attack: str) -> None:
     """It emits image i with probability k_i / N: one chi-squared test over all images, through match and score."""
     copies = np.repeat([1, 2, 4, 8], 5).astype(np.float64)
     kinds = ["single"] * 5 + ["canary"] * 15 + ["held_out"] * 20
@@ -175,11 +177,11 @@ def test_the_whole_path_reproduces_the_optimal_denoiser() -> None:
     reference = Reference(pictures, np.arange(40), group_table(kinds, [*copies.astype(int).tolist(), *[0] * 20]))
     made = optimal_samples(pictures[:20], copies, 1200, seed=1)
     matches = match(made, reference, SETTINGS)
-    verdicts = extract(matches, "gap", SETTINGS)
-    result = score_arm(matches, reference, verdicts, ~reference.is_kind("held_out"))
+    verdicts, copied = extract(matches, attack, SETTINGS), copied_group(matches, attack)
+    result = score_arm(copied, reference, verdicts, ~reference.is_kind("held_out"))
     assert verdicts.mean() > 0.99  # the last step ends a little beside the image, and now and then between two
     assert (result.held_out.hit, result.false_generations) == (0, 0)
     assert result.unique_extracted == 20
-    emitted = np.bincount(matches["group"].to_numpy()[verdicts], minlength=40)[:20]
+    emitted = np.bincount(copied[verdicts], minlength=40)[:20]
     assert emission_test(emitted, copies)["p"] > 0.001
     assert emission_test(emitted, np.ones(20))["p"] < 1e-9

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from dedup.attack.extraction import MATCH_SCHEMA
+from dedup.attack.extraction import MATCH_SCHEMA, attack_named, copied_group
 from dedup.attack.membership import MIN_NON_MEMBERS, Roc
 from dedup.attack.plot_style import Content, point, seeds_shown, style
 from dedup.attack.published_plots import forest, generations
@@ -144,20 +144,23 @@ def contact_sheet(
     reference: Reference,
     matches: pa.Table,
     extracted: npt.NDArray[np.bool_],
+    attack: str = "gap",
     rows: int = 4,
 ) -> Figure:
-    """Generation, nearest and second-nearest image: of the extracted ones the best, the median and the worst by gap,
-    where the best of each group stands for it.
+    """Generation, nearest and second-nearest image: of the extracted ones the best, the median and the worst by what
+    `attack` asks, where the best of each group stands for it.
 
-    `rows` of each. Where nothing was extracted the generations nearest to that are shown, and it is said. Raises
-    ConfigError for no generations.
+    `rows` of each. The nearest is so by the attack's own distance; where that is not l2, the other one is the nearest
+    by l2 of the other groups. Where nothing was extracted the generations nearest to that are shown, and it is said.
+    Raises ConfigError for no generations and for an unknown attack.
     """
     if matches.schema != MATCH_SCHEMA or not len(matches):
         raise ConfigError("a contact sheet needs the matches of at least one generation")
-    gap = matches["gap"].to_numpy()
-    chosen = np.flatnonzero(extracted) if extracted.any() else np.arange(len(gap))
-    chosen = chosen[np.argsort(gap[chosen], kind="stable")]
-    _, best = np.unique(matches["group"].to_numpy()[chosen], return_index=True)
+    criterion = attack_named(attack)
+    asked = matches[criterion.column].to_numpy()
+    chosen = np.flatnonzero(extracted) if extracted.any() else np.arange(len(asked))
+    chosen = chosen[np.argsort(asked[chosen], kind="stable")]
+    _, best = np.unique(copied_group(matches, attack)[chosen], return_index=True)
     chosen = chosen[np.sort(best)]
     middle = max((len(chosen) - rows) // 2, 0)
     parts = {"best": chosen[:rows], "median": chosen[middle : middle + rows], "worst": chosen[-rows:]}
@@ -170,21 +173,25 @@ def contact_sheet(
     for axes in grid.flat:
         axes.axis("off")
     for part, (name, members) in enumerate(parts.items()):
-        for column, title in enumerate((f"{name}:\ngenerated", "nearest", "second\nnearest")):
+        other = "second\nnearest" if criterion.group == "group" else "another,\nby l2"
+        for column, title in enumerate((f"{name}:\ngenerated", "nearest", other)):
             grid[0, 3 * part + column].set_title(title, fontsize=8)
         for row, number in enumerate(members.tolist()):
             found = matches.slice(number, 1).to_pylist()[0]
-            pictures = made[number], reference.images[found["variant"]], reference.images[first[found["second_group"]]]
+            rival = found["second_group"] if found["group"] == found[criterion.group] else found["group"]
+            pictures = made[number], reference.images[found[criterion.variant]], reference.images[first[rival]]
             for column, picture in enumerate(pictures):
                 shown = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
                 grid[row, 3 * part + column].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            note = f"gap {found['gap']:.2f}"
+            note = f"{criterion.column.replace('_', ' ')} {found[criterion.column]:.2f}"
             grid[row, 3 * part + 1].text(
                 0.5, -0.04, note, transform=grid[row, 3 * part + 1].transAxes, fontsize=7, ha="center", va="top"
             )
     said = "nothing extracted"
     if extracted.any():
-        said = f"{int(extracted.sum())} of {len(gap)} generations extracted, of {len(chosen)} images; the best of each"
+        said = (
+            f"{int(extracted.sum())} of {len(asked)} generations extracted, of {len(chosen)} images; the best of each"
+        )
     figure.suptitle(said, fontsize=10)
     return figure
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dedup.attack.cliques import calibrate, flagged, largest_clique
 from dedup.attack.edm import Generator, Images
-from dedup.attack.extraction import extract, match
+from dedup.attack.extraction import copied_group, extract, match
 from dedup.attack.reference import Reference
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def answer_prompts(generator: Generator, reference: Reference, settings: AttackS
         made = _answers(generator, group, settings, seed)
         clique = largest_clique(made, cliques)
         matches = match(made[clique], reference, settings.match)
-        own = (matches["group"].to_numpy() == group) & extract(matches, settings.attack, settings.match)
+        own = (copied_group(matches, settings.attack) == group) & extract(matches, settings.attack, settings.match)
         rows.append(
             {
                 "group": group,
