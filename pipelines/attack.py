@@ -47,7 +47,11 @@ def settings_of(profile: str, options: AttackOptions) -> AttackSettings:
     """The settings of a profile, changed by `options`. Raises ConfigError for unknown names and what contradicts."""
     values = asdict(options)
     names = values.pop("attack")
-    settings = override(profile_named(profile), values | by_kind(names or ()))
+    before = profile_named(profile)
+    named = by_kind(names or ())
+    if "prompts" in named and (options.prompts is not None or before.prompts):
+        del named["prompts"]  # how many is said
+    settings = override(before, values | named)
     if options.shadows is not None and not settings.shadow_models:
         raise ConfigError(
             f"shadows={options.shadows} are for the attack lira, which is not asked for: add --attack lira"

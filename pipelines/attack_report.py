@@ -18,6 +18,7 @@ from dedup.attack.membership import NEEDS_SHADOWS
 from dedup.attack.outliers import pooled_terciles
 from dedup.attack.pool import as_floats
 from dedup.attack.profiles import AttackSettings
+from dedup.attack.prompts import compare_answers
 from dedup.attack.scoring import ArmScore, compare_arms, compare_unique, equivalences
 from dedup.attack.sets import SeedSet
 from dedup.attack.shadows import membership_curves, membership_report
@@ -73,6 +74,7 @@ def report(
             "comparisons": compare_membership({arm: content["seeds"] for arm, content in arms.items()}),
             "shadows": membership_report(shadows) if shadows else None,
         },
+        "prompts": compare_answers({arm: content["seeds"] for arm, content in arms.items()}),
         "cleaning": cleaned,
         "cautions": cautions(scores) + _short_of_refill(cleaned, settings),
         "verdict": verdict(scores),

@@ -89,6 +89,11 @@ def test_its_text_has_every_arm_the_check_and_the_verdict(smoke: tuple[Path, dic
     for arm in ARMS:
         assert f"\n{arm} " in shown or shown.startswith(f"{arm} ")
     assert "GAN on duplicated" in shown
+    assert document["prompts"] == []
+    heads, row, *_ = shown.splitlines()
+    assert heads.split()[-2:] == ["loss", "distance"]
+    utility = document["arms"]["duplicated"]["seeds"][0]["utility"]
+    assert row.split()[-2:] == [f"{utility['held_out_loss']:.3f}", f"{utility['distribution_distance']:.3f}"]
     assert "closed form: emissions follow the copies" in shown
     assert "\ncleaning missed 0 of 76 exact and " in shown
     assert "\nunique images extracted, GAN / diffusion on the same set: " in shown
@@ -287,7 +292,7 @@ def test_every_part_of_the_full_profile_runs_at_small_size(tmp_path: Path, clust
         {
             "model": "unet", "captions": "unique", "inference": ("lira", "loss_threshold"), "shadows": 6, "prompts": 2,
             "colour": True, "gan_seeds": 0, "unconditional_seeds": 1, "arms": ("duplicated", "deduplicated"),
-            "closed_form": False, "steps": 4, "generations": 12, "batch": 4, "prompt_generations": 4,
+            "closed_form": False, "steps": 4, "generations": 12, "batch": 4, "prompt_generations": 4, "min_clique": 3,
             "sampler_steps": 2, "draws": 2,
         },
     )  # fmt: skip
@@ -311,6 +316,8 @@ def test_every_part_of_the_full_profile_runs_at_small_size(tmp_path: Path, clust
     assert "membership by lira, 6 shadow models of each of 1 seeds: AUC" in shown
     assert "membership of canaries by lira, duplicated -> deduplicated: AUC" in shown
     assert "measured with the null label" in shown
+    assert [(row["arm"], row["captions"]) for row in document["prompts"]] == [("duplicated", 2), ("deduplicated", 2)]
+    assert "\ngenerate and filter, duplicated: " in shown
     assert "\nuncaptioned, duplicated" in shown
 
 
