@@ -117,8 +117,9 @@ def _run_tasks(
     client: Client, folder: RunFolder, settings: AttackSettings, work: Sequence[Task], device: str
 ) -> dict[Task, dict[str, Any]]:
     """One task at a time in each worker process, however many threads it has: training sets its process's threads and
-    random state, and two models would share a GPU."""
-    waiting = deque(work)
+    random state, and two models would share a GPU. Those that were interrupted come first, so that a checkpoint that is
+    refused is so before anything else is trained for long."""
+    waiting = deque(sorted(work, key=lambda task: not folder.exists(task.file("checkpoints", "pt"))))
     running: dict[Future, tuple[Task, str]] = {}
     results: dict[Task, dict[str, Any]] = {}
     ended = as_completed()

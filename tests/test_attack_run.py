@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from pipelines.attack import attack
 from pipelines.attack_data import warn_of_errors
 from pipelines.attack_report import report
 from pipelines.attack_summary import text
-from pipelines.client import ClusterSettings
+from pipelines.client import ClusterSettings, connect
 from tests.attack_makers import Images, noise
 from tests.attack_sets import TINY, no_training
 
@@ -79,7 +80,14 @@ def test_its_files_are_whole_and_agree(smoke: tuple[Path, dict[str, Any]]) -> No
         entry = document["gan"]["seeds"][0] if arm == "gan" else document["arms"][arm]["seeds"][0]
         assert sum(matches["extracted"].to_pylist()) == entry["extracted_generations"]
     drawn = {path.name for path in (out / "plots").iterdir()}
-    assert {"extraction.png", "extraction.svg", "ratios.png", "steps.png", "contact-duplicated.png"} <= drawn
+    assert {
+        "extraction.png",
+        "extraction.svg",
+        "ratios.png",
+        "steps.png",
+        "contact-duplicated.png",
+        "contact-gan.png",
+    } <= drawn
     assert not list((out / "checkpoints").rglob("*.pt"))
 
 
@@ -204,6 +212,22 @@ def test_a_task_gives_the_same_result_again_and_goes_on_from_its_checkpoint(
         assert not folder.exists(task.file("checkpoints", "pt"))
     assert results["whole"] == results["interrupted"]
     assert written["whole"] == written["interrupted"]
+
+
+def test_interrupted_tasks_come_first(tmp_path: Path, cluster: ClusterSettings) -> None:
+    """So that a checkpoint that is refused stops the attack before other models are trained."""
+    settings = override(TINY, {"gan_seeds": 0, "closed_form": False, "arms": ("duplicated", "deduplicated", "oracle")})
+    out = tmp_path / "out"
+    attack(str(out), settings, cluster)
+    shutil.rmtree(out / "results")
+    last = tasks(settings)[-1]
+    RunFolder(out).write_bytes(last.file("checkpoints", "pt"), b"damaged")
+    with (
+        connect(ClusterSettings(workers=1)) as client,
+        pytest.raises(ConfigError, match=rf"{last.arm}\.pt is no whole checkpoint"),
+    ):
+        attack(str(out), settings, ClusterSettings(scheduler=client.scheduler.address))
+    assert not (out / "results").exists()
 
 
 def test_a_damaged_checkpoint_is_named(smoke: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

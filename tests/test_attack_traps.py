@@ -12,9 +12,9 @@ import torch
 
 from dedup.attack.extraction import ATTACKS, MatchSettings, copied_group, extract, match
 from dedup.attack.reference import Reference
-from dedup.attack.scoring import ArmScore, Count, Rate, score_arm
+from dedup.attack.scoring import ArmScore, Count, Rate, compare_arms, score_arm
 from dedup.attack.statistics import emission_test
-from dedup.attack.verdict import cautions, verdict
+from dedup.attack.verdict import cautions, learned_less, verdict
 from tests.attack_makers import Images, group_table, near_to, noise, singles
 
 SETTINGS = MatchSettings()
@@ -101,6 +101,23 @@ class TestTheRegime:
     def test_false_positives_are_told(self) -> None:
         (said,) = cautions({"duplicated": arm(0.9, 0, 0.01), "deduplicated": arm(0.1, 0, 0.02)})
         assert said.startswith("deduplicated: 2 % of the held-out")
+
+    @pytest.mark.parametrize(
+        ("loss", "leaked", "told"),
+        [((0.1, 0.2), 0.05, True), ((-0.1, 0.2), 0.05, False), ((0.1, 0.2), 0.9, False), ((None, None), 0.05, False)],
+    )
+    def test_an_arm_that_learned_less_is_told(
+        self, loss: tuple[float | None, float | None], leaked: float, told: bool
+    ) -> None:
+        """An under-trained model would win: it leaks less."""
+        comparisons = compare_arms({"duplicated": arm(0.9, 0.0), "deduplicated": arm(leaked, 0.0)})
+        low, high = loss
+        utility = {"arm": "deduplicated", "against": "duplicated", "base": 0.6, "value": 0.75, "low": low, "high": high}
+        said = learned_less(
+            [{**utility, "measure": measure} for measure in ("held_out_loss", "distribution_distance")], comparisons
+        )
+        assert said == ["deduplicated leaks less than duplicated and denoises held-out pictures worse (loss 0.600 -> "
+                        "0.750): it may leak less because it learned less"] * told  # fmt: skip
 
     def test_displacement_is_told_and_shown_apart(self) -> None:
         """The cleaned set leaks its singles instead: as many groups in all, and yet the canaries' rate falls."""
