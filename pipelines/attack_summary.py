@@ -60,7 +60,7 @@ def _row(name: str, seeds: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"{name:26} {size:7,.0f}  {columns[0]:>11}  "
         + "".join(f"{column:>8}  " for column in columns[1:])
-        + f"{loss}  {distance:8.3f}"
+        + f"{loss}  {round(distance, 3) + 0.0:8.3f}"  # no -0.000
     )
 
 
