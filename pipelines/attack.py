@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 ATTACK_FILE = "attack.json"
 _ASKED_FILE = "settings.json"
+_FORMAT = 2  # of results and matches: those of another are not gone on with
 
 
 def run_profile(
@@ -145,7 +146,7 @@ def _run_tasks(
 
 
 def _asked(settings: AttackSettings, run: str | None) -> dict[str, Any]:
-    return {"run": run, "version": __version__, "settings": settings.to_json()}
+    return {"run": run, "version": __version__, "format": _FORMAT, "settings": settings.to_json()}
 
 
 def _refuse_other_content(folder: RunFolder, settings: AttackSettings, run: str | None) -> None:
@@ -156,9 +157,11 @@ def _refuse_other_content(folder: RunFolder, settings: AttackSettings, run: str 
         return
     before = folder.read_json(_ASKED_FILE) if _ASKED_FILE in content else None
     now = _asked(settings, run)
-    if before is None or before.keys() != now.keys():
+    if before is None or "settings" not in before:
         what = "a run of `dedup run`" if RUN_FILE in content else f"{content[0]}, which is of no attack"
         raise ConfigError(f"{folder.url} holds {what}: choose another OUT, a new or an empty folder")
+    if before.get("format") != _FORMAT:
+        raise ConfigError(f"{folder.url} holds an attack of an earlier state of this program: choose another OUT")
     if fingerprint(before) == fingerprint(now):
         return
     flat_before, flat_now = dict(_flat(before)), dict(_flat(now))

@@ -13,7 +13,7 @@ from dedup import __version__
 from dedup.attack.arm_membership import compare_membership, membership_of_arm
 from dedup.attack.cleaning import cleaning_errors
 from dedup.attack.experiment import Task, samples_name
-from dedup.attack.extraction import MATCH_SCHEMA
+from dedup.attack.extraction import MATCH_SCHEMA, attack_named
 from dedup.attack.membership import NEEDS_SHADOWS
 from dedup.attack.outliers import pooled_terciles
 from dedup.attack.pool import as_floats
@@ -57,6 +57,11 @@ def report(
         "settings": settings.to_json(),
         "plan": {"needed": settings.plan.needed, "parts": settings.plan.parts()},
         "seeds": list(range(settings.seeds)),
+        "criterion": {
+            "attack": settings.attack,
+            "asked": getattr(settings.match, attack_named(settings.attack).limit),
+            "by_seed": [seed["threshold"] for seed in next(iter(arms.values()))["seeds"]],
+        },
         "arms": arms,
         "unconditional": unconditional,
         "comparisons": comparisons,

@@ -9,6 +9,7 @@ from dedup.attack.cleaning import cleaning_line
 from dedup.attack.membership import ATTACKS
 from dedup.attack.published import PER_IMAGE_LEFT
 from dedup.attack.scoring import COMMON_COPIES
+from dedup.attack.thresholds import MAX_FALSE_POSITIVES
 
 _UNLIKELY = 0.001  # p of the closed-form check below which it speaks against the scoring
 _MEASURES = {"auc": "AUC", "tpr_at_1%": "found at 1 % false", "tpr_at_0.1%": "found at 0.1 % false"}
@@ -29,6 +30,7 @@ def text(document: Mapping[str, Any]) -> str:
         lines.append(_row(f"uncaptioned, {name}", content["seeds"]))
     if document["gan"]["seeds"]:
         lines.append(_row("GAN on duplicated", document["gan"]["seeds"]))
+    lines += _criterion(document["criterion"])
     lines.append(cleaning_line(document["cleaning"]))
     if check := document["closed_form"]:
         lines.append(_emissions(check))
@@ -62,6 +64,17 @@ def _row(name: str, seeds: Sequence[Mapping[str, Any]]) -> str:
         + "".join(f"{column:>8}  " for column in columns[1:])
         + f"{loss}  {round(distance, 3) + 0.0:8.3f}"  # no -0.000
     )
+
+
+def _criterion(criterion: Mapping[str, Any]) -> Iterator[str]:
+    """Where the set's own pictures asked for a lower threshold."""
+    lowest, highest = min(criterion["by_seed"]), max(criterion["by_seed"])
+    if lowest < criterion["asked"]:
+        below = f"{lowest:.3f}" + (f" or {highest:.3f}, by seed" if f"{highest:.3f}" != f"{lowest:.3f}" else "")
+        yield (
+            f"{criterion['attack']} counts up to {below}, not to {criterion['asked']:.3g}: beyond, more than "
+            f"{MAX_FALSE_POSITIVES:.1%} of the set's unrelated pictures would pass for copies of each other"
+        )
 
 
 def _unique(document: Mapping[str, Any]) -> Iterator[str]:

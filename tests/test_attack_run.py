@@ -93,6 +93,12 @@ def test_its_text_has_every_arm_the_check_and_the_verdict(smoke: tuple[Path, dic
         assert f"\n{arm} " in shown or shown.startswith(f"{arm} ")
     assert "GAN on duplicated" in shown
     assert document["prompts"] == []
+    assert document["criterion"] == {"attack": "gap", "asked": 1 / 3, "by_seed": [1 / 3]}
+    assert "counts up to" not in shown
+    tight = {"attack": "l2", "asked": 0.15, "by_seed": [0.0812, 0.09]}
+    assert "\nl2 counts up to 0.081 or 0.090, by seed, not to 0.15: beyond, more than 0.5% " in text(
+        document | {"criterion": tight}
+    )
     heads, row, *_ = shown.splitlines()
     assert heads.split()[-2:] == ["loss", "distance"]
     utility = document["arms"]["duplicated"]["seeds"][0]["utility"]

@@ -14,6 +14,7 @@ from dedup.attack.experiment import Experiment, Task, samples_name
 from dedup.attack.profiles import PROFILES, AttackSettings, override
 from dedup.attack.sets import ARMS, CAPTIONS
 from dedup.attack.tasks import run_task, tasks
+from dedup.attack.thresholds import tightened
 from dedup.errors import ConfigError
 from dedup.run_folder import RunFolder
 from pipelines.attack import attack
@@ -90,6 +91,7 @@ def test_an_arm_leaks_the_groups_that_its_attack_names(name: str, planted: RunFo
     """Not those that are nearest by l2."""
     settings = override(PROFILES["smoke"], {"attack": name, "max_tiled_l2": 0.6, "max_template_l2": 0.4})
     experiment = Experiment(planted, settings, 0, "cpu")
+    experiment.settings = settings  # with thresholds that random pictures pass
     rows = ARMS["duplicated"](experiment.set)
     attacked = experiment.attacked(Drawn(), rows)
     own = attacked.matches[f"{name.removesuffix('_l2')}_group"].to_numpy()
@@ -102,6 +104,16 @@ def test_an_arm_leaks_the_groups_that_its_attack_names(name: str, planted: RunFo
     assert entry["generations_curve"][-1]["extracted"] == attacked.present[leaked].sum()
     singles = np.flatnonzero(experiment.reference.is_kind("single"))
     assert entry["singles"]["hits"] == tuple(np.flatnonzero(np.isin(singles, leaked)))
+
+
+def test_the_threshold_of_the_attack_is_tightened_to_the_set(planted: RunFolder) -> None:
+    settings = override(PROFILES["smoke"], {"attack": "l2", "max_l2": 0.9})
+    experiment = Experiment(planted, settings, 0, "cpu")
+    expected = tightened(experiment.reference, "l2", settings.match)
+    assert experiment.settings.match == expected
+    assert expected.max_l2 < 0.9
+    rows = ARMS["oracle"](experiment.set)
+    assert experiment.result(experiment.attacked(Drawn(), rows), rows)["threshold"] == expected.max_l2
 
 
 def test_every_part_of_the_full_profile_runs_at_small_size(tmp_path: Path, cluster: ClusterSettings) -> None:

@@ -12,13 +12,14 @@ import pyarrow as pa
 import torch
 
 from dedup.attack.edm import Denoiser, Generator, Images, Labels
-from dedup.attack.extraction import copied_group, extract, match
+from dedup.attack.extraction import attack_named, copied_group, extract, match
 from dedup.attack.membership import Floats, denoising_losses
 from dedup.attack.outliers import extraction_by_outlier
 from dedup.attack.profiles import AttackSettings
 from dedup.attack.reference import Reference
 from dedup.attack.scoring import ArmScore, generations_curve, never_hit, score_arm
 from dedup.attack.sets import ARMS, SeedSet
+from dedup.attack.thresholds import tightened
 from dedup.attack.utility import energy_distance, held_out_loss
 from dedup.errors import ConfigError
 from dedup.run_folder import RunFolder
@@ -49,13 +50,12 @@ class Experiment:
 
     def __init__(self, folder: RunFolder, settings: AttackSettings, seed: int, device: str) -> None:
         self.folder = folder
-        self.settings = replace(
-            settings, match=replace(settings.match, device=device), cliques=replace(settings.cliques, device=device)
-        )
         self.device = device
         self.seed = seed
         self.set = SeedSet(folder.read_table(samples_name(seed)), settings.view.shape, seed)
         self.reference: Reference = self.set.reference()
+        matching = tightened(self.reference, settings.attack, replace(settings.match, device=device))
+        self.settings = replace(settings, match=matching, cliques=replace(settings.cliques, device=device))
         self.labels, self.label_count = self.set.labels(settings.captions)
         # One picture of each group: the copies that some twins have are there to be compared with generations alone.
         self.pictures = np.flatnonzero(self.set.first_of_group())
@@ -111,6 +111,7 @@ class Experiment:
         return {
             "seed": self.seed,
             "size": len(rows),
+            "threshold": getattr(self.settings.match, attack_named(self.settings.attack).limit),
             **attacked.score.to_json(),
             "never_hit": never_hit(attacked.score),
             "utility": {"held_out_loss": None, "distribution_distance": distance},

@@ -12,7 +12,6 @@ make things worse. To add an attack, add an entry to `ATTACKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +50,8 @@ MATCH_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """When a generation counts as a copy. Raises ConfigError for values that make no sense."""
+    """When a generation counts as a copy. Experiments tighten the threshold of their attack to the set, see
+    thresholds.tightened. Raises ConfigError for values that make no sense."""
 
     max_gap: float = 1 / 3
     """Attack gap: below this ratio of the distances to the nearest and to the second-nearest group."""
@@ -210,29 +210,24 @@ def _column(matches: pa.Table, name: str) -> Floats:
 
 @dataclass(frozen=True)
 class Attack:
-    """A criterion of copies: which column of MATCH_SCHEMA it asks, which of its values (G,) count, and which columns
-    name the group and the image that are nearest by it. Lower values are closer."""
+    """A criterion of copies: the column of MATCH_SCHEMA that it asks (lower is closer), the field of MatchSettings up
+    to which a value counts, or below which where it is not `inclusive`, and the columns that name the group and the
+    image that are nearest by it."""
 
     column: str
-    counts: Callable[[Floats, MatchSettings], npt.NDArray[np.bool_]]
+    limit: str
+    inclusive: bool = True
     group: str = "group"
     variant: str = "variant"
 
 
 ATTACKS: dict[str, Attack] = {
-    "gap": Attack("gap", lambda gap, settings: gap < settings.max_gap),
-    "l2": Attack("distance", lambda distance, settings: distance <= settings.max_l2),
-    "tiled_l2": Attack(
-        "tiled", lambda distance, settings: distance <= settings.max_tiled_l2, "tiled_group", "tiled_variant"
-    ),
-    "template": Attack(
-        "template",
-        lambda distance, settings: distance <= settings.max_template_l2,
-        "template_group",
-        "template_variant",
-    ),
-    "adaptive_image": Attack("adaptive_image", lambda ratio, settings: ratio < settings.max_adaptive),
-    "adaptive_generation": Attack("adaptive_generation", lambda ratio, settings: ratio < settings.max_adaptive),
+    "gap": Attack("gap", "max_gap", inclusive=False),
+    "l2": Attack("distance", "max_l2"),
+    "tiled_l2": Attack("tiled", "max_tiled_l2", group="tiled_group", variant="tiled_variant"),
+    "template": Attack("template", "max_template_l2", group="template_group", variant="template_variant"),
+    "adaptive_image": Attack("adaptive_image", "max_adaptive", inclusive=False),
+    "adaptive_generation": Attack("adaptive_generation", "max_adaptive", inclusive=False),
 }
 
 
@@ -250,7 +245,8 @@ def extract(matches: pa.Table, attack: str, settings: MatchSettings) -> npt.NDAr
     image would own them all. Raises ConfigError for an unknown attack.
     """
     criterion = attack_named(attack)
-    chosen = criterion.counts(_column(matches, criterion.column), settings)
+    value, limit = _column(matches, criterion.column), getattr(settings, criterion.limit)
+    chosen = value <= limit if criterion.inclusive else value < limit
     return np.asarray(chosen & (_column(matches, "contrast") >= settings.min_contrast))
 
 
