@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 ATTACK_FILE = "attack.json"
 _ASKED_FILE = "settings.json"
+_FORMAT = 2  # of results and matches: those of another are not gone on with
 
 
 def run_profile(
@@ -47,7 +48,11 @@ def settings_of(profile: str, options: AttackOptions) -> AttackSettings:
     """The settings of a profile, changed by `options`. Raises ConfigError for unknown names and what contradicts."""
     values = asdict(options)
     names = values.pop("attack")
-    settings = override(profile_named(profile), values | by_kind(names or ()))
+    before = profile_named(profile)
+    named = by_kind(names or ())
+    if "prompts" in named and (options.prompts is not None or before.prompts):
+        del named["prompts"]  # how many is said
+    settings = override(before, values | named)
     if options.shadows is not None and not settings.shadow_models:
         raise ConfigError(
             f"shadows={options.shadows} are for the attack lira, which is not asked for: add --attack lira"
@@ -113,8 +118,9 @@ def _run_tasks(
     client: Client, folder: RunFolder, settings: AttackSettings, work: Sequence[Task], device: str
 ) -> dict[Task, dict[str, Any]]:
     """One task at a time in each worker process, however many threads it has: training sets its process's threads and
-    random state, and two models would share a GPU."""
-    waiting = deque(work)
+    random state, and two models would share a GPU. Those that were interrupted come first, so that a checkpoint that is
+    refused is so before anything else is trained for long."""
+    waiting = deque(sorted(work, key=lambda task: not folder.exists(task.file("checkpoints", "pt"))))
     running: dict[Future, tuple[Task, str]] = {}
     results: dict[Task, dict[str, Any]] = {}
     ended = as_completed()
@@ -140,7 +146,7 @@ def _run_tasks(
 
 
 def _asked(settings: AttackSettings, run: str | None) -> dict[str, Any]:
-    return {"run": run, "version": __version__, "settings": settings.to_json()}
+    return {"run": run, "version": __version__, "format": _FORMAT, "settings": settings.to_json()}
 
 
 def _refuse_other_content(folder: RunFolder, settings: AttackSettings, run: str | None) -> None:
@@ -151,9 +157,11 @@ def _refuse_other_content(folder: RunFolder, settings: AttackSettings, run: str 
         return
     before = folder.read_json(_ASKED_FILE) if _ASKED_FILE in content else None
     now = _asked(settings, run)
-    if before is None or before.keys() != now.keys():
+    if before is None or "settings" not in before:
         what = "a run of `dedup run`" if RUN_FILE in content else f"{content[0]}, which is of no attack"
         raise ConfigError(f"{folder.url} holds {what}: choose another OUT, a new or an empty folder")
+    if before.get("format") != _FORMAT:
+        raise ConfigError(f"{folder.url} holds an attack of an earlier state of this program: choose another OUT")
     if fingerprint(before) == fingerprint(now):
         return
     flat_before, flat_now = dict(_flat(before)), dict(_flat(now))

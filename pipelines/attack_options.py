@@ -55,9 +55,10 @@ class AttackOptions:
     """Images drawn from each model."""
 
     attack: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None
-    """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation; and by
-    which attacks membership is inferred: loss_threshold, lira. Given once for each; of a kind that is not named the
-    profile's are taken. Tiles and templates are compared in the group that is nearest by l2."""
+    """Which generations count as extracted: gap, l2, tiled_l2, template, adaptive_image or adaptive_generation; by
+    which attacks membership is inferred: loss_threshold, lira; and generate_and_filter, for models with captions
+    unique. Given once for each; of a kind that is not named the profile's are taken. Tiles and templates are compared
+    with every picture."""
 
     captions: str | None = None
     """What models are told of a picture: none, shared, own or unique."""
@@ -75,4 +76,4 @@ class AttackOptions:
     """Shadow models of each seed, for the attack lira."""
 
     prompts: int | None = None
-    """Captions answered many times (generate and filter); needs captions unique."""
+    """Captions answered many times (the attack generate_and_filter); needs captions unique."""

@@ -13,16 +13,18 @@ from dedup import __version__
 from dedup.attack.arm_membership import compare_membership, membership_of_arm
 from dedup.attack.cleaning import cleaning_errors
 from dedup.attack.experiment import Task, samples_name
-from dedup.attack.extraction import MATCH_SCHEMA
+from dedup.attack.extraction import MATCH_SCHEMA, attack_named
 from dedup.attack.membership import NEEDS_SHADOWS
 from dedup.attack.outliers import pooled_terciles
 from dedup.attack.pool import as_floats
 from dedup.attack.profiles import AttackSettings
+from dedup.attack.prompts import compare_answers
 from dedup.attack.scoring import ArmScore, compare_arms, compare_unique, equivalences
 from dedup.attack.sets import SeedSet
 from dedup.attack.shadows import membership_curves, membership_report
 from dedup.attack.tasks import UNCONDITIONAL, tasks
-from dedup.attack.verdict import cautions, verdict
+from dedup.attack.utility import compare_utility
+from dedup.attack.verdict import cautions, learned_less, verdict
 from dedup.run_folder import RunFolder
 
 Entries = dict[str, dict[str, list[dict[str, Any]]]]
@@ -47,6 +49,7 @@ def report(
     _ask_shadows(folder, settings, arms, sets, shadows)
     scores = {arm: _scores(content["seeds"]) for arm, content in arms.items()}
     comparisons, cleaned = compare_arms(scores), [cleaning_errors(one) for one in sets]
+    utility = compare_utility({arm: content["seeds"] for arm, content in arms.items()})
     against_gan = compare_unique(scores, others={"GAN": _scores(gans)})
     return {
         "version": __version__,
@@ -54,11 +57,17 @@ def report(
         "settings": settings.to_json(),
         "plan": {"needed": settings.plan.needed, "parts": settings.plan.parts()},
         "seeds": list(range(settings.seeds)),
+        "criterion": {
+            "attack": settings.attack,
+            "asked": getattr(settings.match, attack_named(settings.attack).limit),
+            "by_seed": [seed["threshold"] for seed in next(iter(arms.values()))["seeds"]],
+        },
         "arms": arms,
         "unconditional": unconditional,
         "comparisons": comparisons,
         "equivalence": equivalences(comparisons),
         "unique": compare_unique(scores),
+        "utility": utility,
         "outliers": [
             {"arm": arm, **row}
             for arm, content in arms.items()
@@ -73,8 +82,9 @@ def report(
             "comparisons": compare_membership({arm: content["seeds"] for arm, content in arms.items()}),
             "shadows": membership_report(shadows) if shadows else None,
         },
+        "prompts": compare_answers({arm: content["seeds"] for arm, content in arms.items()}),
         "cleaning": cleaned,
-        "cautions": cautions(scores) + _short_of_refill(cleaned, settings),
+        "cautions": cautions(scores) + learned_less(utility, comparisons) + _short_of_refill(cleaned, settings),
         "verdict": verdict(scores),
     }
 
@@ -126,20 +136,22 @@ def _scores(entries: Sequence[Mapping[str, Any]]) -> dict[int, ArmScore]:
 
 
 def draw(folder: RunFolder, settings: AttackSettings, document: Mapping[str, Any]) -> None:
-    """Writes plots/*.png and *.svg: all figures that the document has data for, a contact sheet per arm of seed 0."""
+    """Writes plots/*.png and *.svg: all figures that the document has data for, a contact sheet of seed 0 of each arm
+    and of the GAN."""
     from dedup.attack import plot_style, plots  # here, because matplotlib comes with the extra `attack` alone
 
     figures = plots.figures(document)
     if settings.shadow_models:
         figures["membership"] = plots.roc(membership_curves(shadow_losses(folder, settings))[0])
     reference = seed_set(folder, settings, 0).reference()
-    for arm in settings.arms:
-        table = folder.read_table(Task("arm", 0, arm).file("matches", "parquet"))
+    drawn = [Task("arm", 0, arm) for arm in settings.arms] + [Task("gan", 0, "gan")] * bool(settings.gan_seeds)
+    for task in drawn:
+        table = folder.read_table(task.file("matches", "parquet"))
         made = as_floats(np.frombuffer(b"".join(table["image"].to_pylist()), np.uint8))
         extracted = table["extracted"].to_numpy(zero_copy_only=False)
         made = made.reshape(len(table), *settings.view.shape)
         matches = table.select(MATCH_SCHEMA.names).cast(MATCH_SCHEMA)
-        figures[f"contact-{arm}"] = plots.contact_sheet(made, reference, matches, extracted)
+        figures[f"contact-{task.arm}"] = plots.contact_sheet(made, reference, matches, extracted, settings.attack)
     for name, figure in figures.items():
         for file, content in plot_style.files(name, figure).items():
             with folder.whole_file(f"plots/{file}") as path:

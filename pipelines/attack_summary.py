@@ -9,6 +9,7 @@ from dedup.attack.cleaning import cleaning_line
 from dedup.attack.membership import ATTACKS
 from dedup.attack.published import PER_IMAGE_LEFT
 from dedup.attack.scoring import COMMON_COPIES
+from dedup.attack.thresholds import MAX_FALSE_POSITIVES
 
 _UNLIKELY = 0.001  # p of the closed-form check below which it speaks against the scoring
 _MEASURES = {"auc": "AUC", "tpr_at_1%": "found at 1 % false", "tpr_at_0.1%": "found at 0.1 % false"}
@@ -17,9 +18,11 @@ _MEASURES = {"auc": "AUC", "tpr_at_1%": "found at 1 % false", "tpr_at_0.1%": "fo
 def text(document: Mapping[str, Any]) -> str:
     """A table of rates by arm, the controls and checks, what else was attacked, and the verdict.
 
-    False positives are those of held-out twins of exact and of near canaries, apart.
+    False positives are those of held-out twins of exact and of near canaries, apart. `loss` and `distance` are the
+    utility: the denoising loss on held-out pictures, and how far generations are distributed from these (the energy
+    distance, about 0 for the same distribution), which a GAN has, too.
     """
-    heads = f"{'copies >= 8':>11}  {'singles':>8}  {'twins':>8}  {'near':>8}  {'loss':>6}"
+    heads = f"{'copies >= 8':>11}  {'singles':>8}  {'twins':>8}  {'near':>8}  {'loss':>6}  {'distance':>8}"
     lines = [f"{'arm':26} {'images':>7}  {heads}"]
     for name, content in document["arms"].items():
         lines.append(_row(name, content["seeds"]))
@@ -27,12 +30,14 @@ def text(document: Mapping[str, Any]) -> str:
         lines.append(_row(f"uncaptioned, {name}", content["seeds"]))
     if document["gan"]["seeds"]:
         lines.append(_row("GAN on duplicated", document["gan"]["seeds"]))
+    lines += _criterion(document["criterion"])
     lines.append(cleaning_line(document["cleaning"]))
     if check := document["closed_form"]:
         lines.append(_emissions(check))
     lines += _unique(document)
     lines += _never_hit(document["arms"])
     lines += _membership(document)
+    lines += _prompts(document["prompts"])
     lines += [_equality(row) for row in document["equivalence"] if row["near"] is None and row["against"] == "oracle"]
     lines += [f"caution: {caution}" for caution in document["cautions"]]
     lines.append(document["verdict"])
@@ -52,8 +57,24 @@ def _row(name: str, seeds: Sequence[Mapping[str, Any]]) -> str:
     twins = {near: [twin for seed in seeds for twin in seed["twins"] if twin["near"] is near] for near in (False, True)}
     columns = _share(many), _share([seed["singles"] for seed in seeds]), *map(_share, twins.values())
     loss = f"{sum(losses) / len(losses):6.3f}" if losses else "     -"
+    distance = sum(seed["utility"]["distribution_distance"] for seed in seeds) / len(seeds)
     size = sum(seed["size"] for seed in seeds) / len(seeds)
-    return f"{name:26} {size:7,.0f}  {columns[0]:>11}  " + "".join(f"{column:>8}  " for column in columns[1:]) + loss
+    return (
+        f"{name:26} {size:7,.0f}  {columns[0]:>11}  "
+        + "".join(f"{column:>8}  " for column in columns[1:])
+        + f"{loss}  {round(distance, 3) + 0.0:8.3f}"  # no -0.000
+    )
+
+
+def _criterion(criterion: Mapping[str, Any]) -> Iterator[str]:
+    """Where the set's own pictures asked for a lower threshold."""
+    lowest, highest = min(criterion["by_seed"]), max(criterion["by_seed"])
+    if lowest < criterion["asked"]:
+        below = f"{lowest:.3f}" + (f" or {highest:.3f}, by seed" if f"{highest:.3f}" != f"{lowest:.3f}" else "")
+        yield (
+            f"{criterion['attack']} counts up to {below}, not to {criterion['asked']:.3g}: beyond, more than "
+            f"{MAX_FALSE_POSITIVES:.1%} of the set's unrelated pictures would pass for copies of each other"
+        )
 
 
 def _unique(document: Mapping[str, Any]) -> Iterator[str]:
@@ -111,6 +132,21 @@ def _membership(document: Mapping[str, Any]) -> Iterator[str]:
     labels = {seed["utility"].get("measured_with") for arm in document["arms"].values() for seed in arm["seeds"]}
     for label in sorted(filter(None, labels)):
         yield f"losses and membership of these conditional models are measured with the {label} label"
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Generate and filter: what each arm leaks, and how much less than the set as it is."""
+    for row in rows:
+        said = [f"{row['leaked']} of {row['captions']} captions give their picture away"]
+        if row["flagged"] > row["leaked"]:
+            said.append(f"{row['flagged'] - row['leaked']} more repeat another one")
+        said.append(
+            f"threshold set where {row['held_out_flagged']} of {row['held_out']} captions never seen are flagged"
+        )
+        if row.get("difference_low") is not None:
+            ends = f"{100 * row['difference_low']:+.0f} to {100 * row['difference_high']:+.0f}"
+            said.append(f"difference {100 * row['difference']:+.0f} points, 95 % interval {ends}")
+        yield f"generate and filter, {row['arm']}: {'; '.join(said)}"
 
 
 def _pair(row: Mapping[str, Any]) -> str:

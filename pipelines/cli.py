@@ -274,7 +274,7 @@ def attack_models(
         Where attack.json, the matches and the plots go: a new or empty folder, or that of the same attack, which goes
         on; by default runs/attack-PROFILE.
     profile
-        smoke (less than a minute), standard (some minutes on two cores) or full (for GPUs). The options below change
+        smoke (less than a minute), standard (half an hour on two cores) or full (for GPUs). The options below change
         what a profile sets.
     device
         auto, cpu or cuda.

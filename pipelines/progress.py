@@ -55,6 +55,8 @@ class Progress:
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
+        if 0 < self._items < seconds:  # models, say, of which one takes minutes
+            return f"{self._items:,} {self._noun}, {seconds / self._items:,.1f} s each"
         return f"{self._items:,} {self._noun}, {self._items / seconds:,.0f}/s"
 
     def _line(self) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from dedup.attack import distances, extraction
 from dedup.attack.distances import tile_l2
-from dedup.attack.extraction import ATTACKS, MATCH_SCHEMA, MatchSettings, extract, match
+from dedup.attack.extraction import ATTACKS, MATCH_SCHEMA, MatchSettings, copied_group, extract, match
 from dedup.attack.reference import Reference
 from dedup.errors import ConfigError
 from tests.attack_makers import Images, group_table, near_to, noise, singles
@@ -42,8 +42,40 @@ def test_by_hand() -> None:
     assert found["adaptive_image"] == pytest.approx(0.02 / (0.5 * (0.1 + 0.3) / 2))  # 0.5 to 0.4 and to 0.8
     assert found["adaptive_generation"] == pytest.approx(0.02 / (0.5 * (0.08 + 0.32) / 2))  # 0.48 to 0.4 and to 0.8
     assert found["tiled"] == pytest.approx(0.02)
+    assert (found["tiled_group"], found["tiled_variant"]) == (0, 2)
     assert found["template"] == np.inf  # all tiles are flat
+    assert (found["template_group"], found["template_variant"]) == (0, 2)
     assert found["contrast"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_nearest_by_tiles_need_not_be_that_by_l2() -> None:
+    """One picture is 0.1 off everywhere, another 0.3 in one of the 16 tiles and nowhere else: 0.075 by l2."""
+    pictures = noise(60, 0) * np.float32(0.6)
+    made = pictures[:1] + np.float32(0.1)
+    rival = made.copy()
+    rival[:, :, :2, :2] += 0.3
+    reference = singles(np.concatenate([pictures, rival]))
+    (found,) = match(made, reference, MatchSettings()).to_pylist()
+    assert (found["group"], found["tiled_group"], found["template_group"]) == (60, 0, 60)
+    assert [found[name] for name in ("distance", "tiled", "template")] == pytest.approx([0.075, 0.1, 0], abs=1e-6)
+    assert found["tiled_variant"] == 0
+    matches = match(made, reference, MatchSettings())
+    for attack, group in (("l2", 60), ("tiled_l2", 0), ("template", 60)):
+        assert extract(matches, attack, MatchSettings()).tolist() == [True], attack
+        assert copied_group(matches, attack).tolist() == [group], attack
+
+
+def test_a_template_copy_nearer_to_another_picture_by_l2_is_found() -> None:
+    """Three quarters of it are those of picture 0; the rest lies far from it, and its average near to picture 1."""
+    pictures = noise(60, 0)
+    made = near_to(pictures[:1], 0.02, 1)
+    made[:, :, 6:] = pictures[0, :, 6:] < 0.5
+    pictures[1] = np.clip(made[0] * 0.6 + 0.2, 0, 1)
+    matches = match(made, singles(pictures), MatchSettings())
+    assert matches["group"].to_pylist() == [1]
+    assert copied_group(matches, "template").tolist() == [0]
+    assert extract(matches, "template", MatchSettings()).tolist() == [True]
+    assert extract(matches, "l2", MatchSettings(max_l2=0.1)).tolist() == [False]
 
 
 def with_versions(pictures: Images, versions: Images, rival: bool) -> Reference:
@@ -64,6 +96,9 @@ def test_versions_that_are_no_rivals_can_be_hit_and_hide_no_other_group() -> Non
     without = match(made, with_versions(pictures, versions[:0], rival=False), MatchSettings())
     assert matches["group"].to_pylist() == [0, 59]
     assert matches["variant"].to_pylist() == [0, 61]
+    for attack in ("tiled", "template"):  # versions of twins are hit by tiles, too, though they are no rivals
+        assert matches[f"{attack}_group"].to_pylist() == [0, 59]
+        assert matches[f"{attack}_variant"].to_pylist() == [0, 61]
     for column in MATCH_SCHEMA.names:
         assert matches[column][0] == without[column][0], column
     assert as_rivals["second_group"][0].as_py() == 59
@@ -112,8 +147,9 @@ def test_against_brute_force(rows: int, device: str, monkeypatch: pytest.MonkeyP
         variant = int(np.argmin(to_image))
         between = np.sqrt(((reference.images[variant].astype(np.float64) - reference.images) ** 2).mean((1, 2, 3)))
         around = np.sort([between[group == other].min() for other in range(12) if other != group[variant]])
-        members = torch.from_numpy(reference.images[group == order[0]])
-        by_tile = tile_l2(torch.from_numpy(made[number]).expand_as(members), members).sort(1).values
+        every = torch.from_numpy(reference.images)
+        by_tile = tile_l2(torch.from_numpy(made[number]).expand_as(every), every).sort(1).values.numpy()
+        tiled, template = by_tile[:, -1], by_tile[:, 11]  # 12 of 16, for none is flat
         assert found == {
             "generation": number,
             "group": order[0],
@@ -124,8 +160,12 @@ def test_against_brute_force(rows: int, device: str, monkeypatch: pytest.MonkeyP
             "gap": pytest.approx(to_group[order[0]] / to_group[order[1]], abs=1e-6),
             "adaptive_image": pytest.approx(to_group[order[0]] / (0.5 * around[:4].mean()), abs=1e-6),
             "adaptive_generation": pytest.approx(to_group[order[0]] / (0.5 * to_group[order[1:5]].mean()), abs=1e-6),
-            "tiled": pytest.approx(by_tile[:, -1].min().item(), abs=1e-6),
-            "template": pytest.approx(by_tile[:, 11].min().item(), abs=1e-6),  # 12 of 16, for none is flat
+            "tiled": pytest.approx(tiled.min(), abs=1e-6),
+            "tiled_group": group[np.argmin(tiled)],
+            "tiled_variant": np.argmin(tiled),
+            "template": pytest.approx(template.min(), abs=1e-6),
+            "template_group": group[np.argmin(template)],
+            "template_variant": np.argmin(template),
             "contrast": pytest.approx(np.sqrt(made[number].var((1, 2)).mean()), abs=1e-6),
         }
 
@@ -147,6 +187,10 @@ class TestEveryAttack:
 
     def test_other_pictures_are_not(self, attack: str) -> None:
         assert not any(self.extracted(attack, noise(200, 2)))
+
+    def test_they_are_copies_of_their_own_picture(self, attack: str) -> None:
+        matches = match(near_to(self.reference.images, 0.02, 1), self.reference, self.settings)
+        assert copied_group(matches, attack).tolist() == list(range(60))
 
     def test_flat_images_are_not(self, attack: str) -> None:
         assert not any(self.extracted(attack, np.repeat(points(0, 0.5, 1), 2, 2).repeat(2, 3)))
@@ -171,8 +215,9 @@ class TestEveryAttack:
 
 def test_unknown_attack_is_refused() -> None:
     table = match(noise(1, 0), singles(noise(3, 1)), MatchSettings())
-    with pytest.raises(ConfigError, match="unknown attack 'gpa': choose from gap, l2, "):
-        extract(table, "gpa", MatchSettings())
+    for ask in (lambda: extract(table, "gpa", MatchSettings()), lambda: copied_group(table, "gpa")):
+        with pytest.raises(ConfigError, match="unknown attack 'gpa': choose from gap, l2, "):
+            ask()
 
 
 @pytest.mark.parametrize(

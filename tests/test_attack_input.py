@@ -133,6 +133,9 @@ class TestBadInputIsRefusedBeforeAnyTraining:
         for folder, name in (("a", "notes.txt"), ("b", "settings.json"), ("a/notes.txt", "notes.txt")):
             with pytest.raises(ConfigError, match=rf"holds {name}, which is of no attack: choose another OUT"):
                 attack(str(tmp_path / folder), TINY, cluster)
+        (tmp_path / "b/settings.json").write_text('{"run": null, "version": "0.1.0", "settings": {}}')
+        with pytest.raises(ConfigError, match="an attack of an earlier state of this program: choose another OUT"):
+            attack(str(tmp_path / "b"), TINY, cluster)
         assert (tmp_path / "a/notes.txt").read_text() == "mine"
         (tmp_path / "empty").mkdir()
         with pytest.raises(AssertionError, match="trained before"):  # an empty one is taken

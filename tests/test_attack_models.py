@@ -23,7 +23,7 @@ from dedup.attack.edm import (
 )
 from dedup.attack.gan import GanSettings, GanTraining, train_gan
 from dedup.attack.training import Training, TrainSettings
-from dedup.attack.utility import energy_distance, held_out_loss
+from dedup.attack.utility import compare_utility, energy_distance, held_out_loss
 from dedup.errors import ConfigError
 from tests.attack_makers import near_to, noise
 
@@ -271,6 +271,26 @@ def test_the_energy_distance_is_nil_for_equal_and_grows_with_unlike_distribution
     assert energy_distance(np.concatenate([zero, one]), np.concatenate([zero, zero])) == pytest.approx(0.0)
     with pytest.raises(ConfigError, match="two images"):
         energy_distance(zero, a)
+
+
+def test_utility_is_compared_paired_by_seed() -> None:
+    def entries(*losses: float | None) -> list[dict[str, Any]]:
+        return [
+            {"seed": seed, "utility": {"held_out_loss": loss, "distribution_distance": 0.1 * seed}}
+            for seed, loss in enumerate(losses)
+        ]
+
+    arms = {"duplicated": entries(0.5, 0.7, 0.6), "oracle": entries(0.6, 0.8, 0.7), "other": entries(None, None)}
+    loss, distance, of_other = compare_utility(arms)
+    assert (loss["arm"], loss["against"], loss["measure"], loss["seeds"]) == (
+        "oracle", "duplicated", "held_out_loss", 3
+    )  # fmt: skip
+    assert (loss["base"], loss["value"]) == (pytest.approx(0.6), pytest.approx(0.7))
+    # Paired: the seeds differ, their differences do not.
+    assert (loss["difference"], loss["low"], loss["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    assert (distance["measure"], distance["difference"]) == ("distribution_distance", 0)
+    assert (of_other["arm"], of_other["measure"], of_other["low"]) == ("other", "distribution_distance", None)
+    assert compare_utility({"oracle": entries(0.5)}) == []
 
 
 @pytest.mark.parametrize(

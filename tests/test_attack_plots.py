@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dedup.attack import plot_style, plots, published, published_plots
-from dedup.attack.extraction import MatchSettings, extract, match
+from dedup.attack.extraction import MatchSettings, copied_group, extract, match
 from dedup.attack.membership import roc_of
 from dedup.attack.outliers import pooled_terciles
 from dedup.attack.reference import Reference
@@ -28,7 +28,9 @@ def scored(hit_share: float, seed: int) -> ArmScore:
     leaked = np.flatnonzero(rng.random(12) < hit_share)
     made = np.concatenate([near_to(reference.images[leaked], 0.01, seed), noise(5, seed + 50)])
     matches = match(made, reference, MatchSettings())
-    return score_arm(matches, reference, extract(matches, "gap", MatchSettings()), np.arange(24) < 18)
+    return score_arm(
+        copied_group(matches, "gap"), reference, extract(matches, "gap", MatchSettings()), np.arange(24) < 18
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,8 @@ def content() -> dict[str, Any]:
         entries = []
         for seed, score in by_seed.items():
             entry = {"seed": seed, **score.to_json()}
-            curve = [{"steps": n, "rates": entry["rates"], "held_out_loss": 1.0 / n} for n in (10, 20)]
+            leaked = {"rates": entry["rates"], "singles": entry["singles"]}
+            curve = [{"steps": n, **leaked, "held_out_loss": 1.0 / n} for n in (10, 20)]
             grows = [{"generations": n, "extracted": n} for n in (1, 4)]
             terciles = [
                 {"kind": "canary", "near": near, "k": 8, "tercile": tercile, "groups": 2, "hit": tercile}
@@ -59,7 +62,10 @@ def content() -> dict[str, Any]:
         "comparisons": compare_arms(scores),
         "unique": compare_unique(scores),
         "outliers": [{"arm": arm, **row} for arm, rows in pooled.items() for row in rows],
-        "gan": {"against_diffusion": compare_unique({"duplicated": scores["duplicated"]}, others={"GAN": gan})[0]},
+        "gan": {
+            "seeds": [],
+            "against_diffusion": compare_unique({"duplicated": scores["duplicated"]}, others={"GAN": gan})[0],
+        },
     }
 
 
@@ -89,9 +95,11 @@ def test_published_ratios_are_labelled_as_another_protocol(content: dict[str, An
     (axes,) = published_plots.forest(content).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert sum("published, another protocol" in label for label in labels) == 3
-    assert "deduplicated: unique per unique image (no hit: 0 and its bound)" in labels
+    figures = dict(zip(labels, (text.get_text() for text in axes.texts), strict=True))
+    bound = next(row["ratio_high"] for row in content["unique"] if row["arm"] == "deduplicated")
+    assert figures["deduplicated: unique per unique image"] == f"no hit (0.00 to {bound:.2f})"
     assert "GAN: unique per unique image" in labels
-    assert any("no hit" in label for label in labels if label.startswith("deduplicated"))
+    assert figures["published, another protocol: all images: 986 / 1,280"] == "0.77"
     assert {round(ratio, 2) for _, ratio in published.PUBLISHED} == {0.77, 0.86}
 
 
@@ -100,7 +108,7 @@ def test_no_ratio_is_drawn_beside_the_axes(content: dict[str, Any]) -> None:
     (axes,) = published_plots.forest({**content, "unique": [high]}).axes
     x = np.concatenate([np.asarray(line.get_xdata(), float) for line in axes.get_lines()])
     assert x.max() <= max(published_plots.RATIOS_TO, 2.0)
-    assert any(text.get_text() == "5.0" for text in axes.texts)
+    assert any(text.get_text() == "5.00 (2.00 to no bound)" for text in axes.texts)
 
 
 def test_twins_are_drawn_beside_the_canaries_of_their_kind(content: dict[str, Any]) -> None:
@@ -108,6 +116,32 @@ def test_twins_are_drawn_beside_the_canaries_of_their_kind(content: dict[str, An
         at = [line.get_xdata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1]
         twins = [x for x in at if x < min(axes.get_xticks()) * 1.3]
         assert len(twins) == len(content["arms"]), near
+
+
+def test_no_intervals_are_announced_where_there_are_none(content: dict[str, Any]) -> None:
+    one = {arm: {"seeds": entry["seeds"][:1]} for arm, entry in content["arms"].items()}
+    for draw in (plots.extraction_by_copies, plots.outliers):
+        assert "(3 seeds, 95 % intervals)" in draw(content).get_suptitle()
+        assert "(1 seed, too few for intervals)" in draw({**content, "arms": one}).get_suptitle()
+
+
+def test_steps_show_singles_apart(content: dict[str, Any]) -> None:
+    """At equal steps a smaller set is seen more often, so that what canaries stop leaking singles may start to."""
+    many, single, loss = plots.steps(content).axes
+    for axes in (many, single, loss):
+        assert [line.get_xdata()[0] for line in axes.get_lines()] == [10] * 3 * len(content["arms"])
+    seeds = [seed for entry in content["arms"].values() for seed in entry["seeds"]]
+    shares = [seed["singles"]["hit"] / seed["singles"]["groups"] for seed in seeds]
+    assert [line.get_ydata()[0] for line in single.get_lines()] == shares
+    assert "singles" in single.get_ylabel()
+
+
+def test_the_gan_is_drawn_beside_diffusion(content: dict[str, Any]) -> None:
+    curve = [{"generations": n, "extracted": n // 2} for n in (1, 4)]
+    gan = {**content["gan"], "seeds": [{"generations_curve": curve}]}
+    (axes,) = published_plots.generations({**content, "gan": gan}).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines["GAN on duplicated"].get_ydata()) == [0, 2]
 
 
 def test_terciles_are_drawn_within_each_level_before_and_after(content: dict[str, Any]) -> None:
@@ -145,9 +179,39 @@ def test_a_contact_sheet_shows_triples_and_says_how_many(share: float) -> None:
     assert shown == (3 * 4 * 3 if share else 3 * 4)
     title = figure.get_suptitle()
     said = "13 of 13 generations extracted, of 12 images; the best of each"
-    assert title == (said if share else "nothing extracted")
+    assert title == (said if share else "nothing extracted; the nearest to it")
     with pytest.raises(ConfigError, match="at least one generation"):
         plots.contact_sheet(made[:0], reference, matches.slice(0, 0), extracted[:0])
+
+
+@pytest.mark.parametrize(("images", "titles"), [(1, ["best"]), (5, ["best", "median", "worst"])])
+def test_a_contact_sheet_shows_no_image_twice(images: int, titles: list[str]) -> None:
+    pictures = noise(12, seed=0)
+    reference = Reference(pictures, np.arange(12), group_table(["single"] * 12, [1] * 12))
+    made = near_to(pictures[:images], 0.02, 1)
+    matches = match(made, reference, MatchSettings())
+    figure = plots.contact_sheet(made, reference, matches, np.ones(images, bool))
+    assert sum(len(axes.get_images()) for axes in figure.axes) == 3 * images
+    shown = [axes.get_title().split(":")[0] for axes in figure.axes if "generated" in axes.get_title()]
+    assert shown == titles
+
+
+def test_a_contact_sheet_shows_what_the_attack_took_for_the_copy() -> None:
+    """By tiles picture 0 is nearest, which is 0.1 off everywhere; by l2 another, 0.3 off in one tile alone."""
+    images = noise(12, seed=0) * np.float32(0.6)
+    made = images[:1] + np.float32(0.1)
+    rival = made.copy()
+    rival[:, :, :2, :2] += 0.3
+    reference = Reference(np.concatenate([images, rival]), np.arange(13), group_table(["single"] * 13, [1] * 13))
+    matches = match(made, reference, MatchSettings())
+    shown = {}
+    for attack in ("l2", "tiled_l2"):
+        figure = plots.contact_sheet(made, reference, matches, extract(matches, attack, MatchSettings()), attack)
+        _, nearest, other = (axes.get_images()[0].get_array() for axes in figure.axes[:3])
+        shown[attack] = [np.asarray(nearest), np.asarray(other)]
+        assert figure.axes[1].texts[0].get_text() == {"l2": "distance 0.08", "tiled_l2": "tiled 0.10"}[attack]
+    for picture, expected in zip(shown["l2"] + shown["tiled_l2"], (rival, images, images, rival), strict=True):
+        np.testing.assert_array_equal(picture, expected[0, 0])
 
 
 def test_curves_are_cut_where_nothing_was_measured() -> None:

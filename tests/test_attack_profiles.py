@@ -107,13 +107,16 @@ def test_the_forecast_counts_every_model(monkeypatch: pytest.MonkeyPatch) -> Non
         one,
         {"seeds": 3, "gan_seeds": 2, "inference": ("lira",), "shadows": 6, "captions": "own", "unconditional_seeds": 2},
     )
+    answered = override(one, {"captions": "unique", "prompts": 5, "prompt_generations": 64})
+    # There is one canary, and its held-out twin is asked, too.
+    assert 3600 * hours(answered, "cpu") == pytest.approx(model + 2 + gan)
     shadow = 100 + losses
     assert 3600 * hours(more, "cpu") == pytest.approx(3 * model + 2 * 2 * model + 3 * 6 * shadow + 2 * gan)
 
 
 def test_attacks_named_on_the_command_line_replace_those_of_their_kind_alone() -> None:
     full = PROFILES["full"]
-    assert set(ATTACKS.values()) == {"extraction", "membership"}
+    assert set(ATTACKS.values()) == {"extraction", "membership", "prompts"}
     assert settings_of("full", AttackOptions(attack=("l2",))) == override(full, {"attack": "l2"})
     only = settings_of("full", AttackOptions(attack=("loss_threshold",)))
     assert (only.attack, only.inference, only.shadow_models) == (full.attack, ("loss_threshold",), 0)

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import pytest
 
 from dedup.attack.reference import Reference
@@ -35,8 +35,8 @@ REFERENCE = Reference(
 PRESENT = np.array([n not in (6, 7, 8) for n in range(9)])
 
 
-def generated(*groups: int) -> pa.Table:
-    return pa.table({"group": pa.array(groups, pa.int64())})
+def generated(*groups: int) -> npt.NDArray[np.int64]:
+    return np.array(groups, np.int64)
 
 
 def scored(*groups: int, extracted: Hits | None = None, present: Hits = PRESENT) -> ArmScore:

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from dedup.attack.extraction import ATTACKS, MatchSettings, extract, match
+from dedup.attack.extraction import ATTACKS, MatchSettings, copied_group, extract, match
 from dedup.attack.reference import Reference
-from dedup.attack.scoring import ArmScore, Count, Rate, score_arm
+from dedup.attack.scoring import ArmScore, Count, Rate, compare_arms, score_arm
 from dedup.attack.statistics import emission_test
-from dedup.attack.verdict import cautions, verdict
+from dedup.attack.verdict import cautions, learned_less, verdict
 from tests.attack_makers import Images, group_table, near_to, noise, singles
 
 SETTINGS = MatchSettings()
@@ -54,7 +54,8 @@ class TestCopiesInTheReference:
         scores = []
         for reference in (planted, plain):
             matches = match(self.made, reference, SETTINGS)
-            scores.append(score_arm(matches, reference, extract(matches, "gap", SETTINGS), np.ones(60, bool)))
+            copied, verdicts = copied_group(matches, "gap"), extract(matches, "gap", SETTINGS)
+            scores.append(score_arm(copied, reference, verdicts, np.ones(60, bool)))
         assert scores[0] == scores[1]
         assert scores[0].rates[0].hit == 20
 
@@ -67,7 +68,7 @@ def test_a_generation_of_the_mirrored_copy_is_a_hit(attack: str) -> None:
     both = reference_of(np.concatenate([pictures, mirrored]), [*range(60), 0])
     made = near_to(mirrored, 0.03, 1)
     assert extracted(made, both, attack) == [True]
-    assert match(made, both, SETTINGS)["group"].to_pylist() == [0]
+    assert copied_group(match(made, both, SETTINGS), attack).tolist() == [0]
     assert extracted(made, singles(pictures), attack) == [False]
 
 
@@ -100,6 +101,23 @@ class TestTheRegime:
     def test_false_positives_are_told(self) -> None:
         (said,) = cautions({"duplicated": arm(0.9, 0, 0.01), "deduplicated": arm(0.1, 0, 0.02)})
         assert said.startswith("deduplicated: 2 % of the held-out")
+
+    @pytest.mark.parametrize(
+        ("loss", "leaked", "told"),
+        [((0.1, 0.2), 0.05, True), ((-0.1, 0.2), 0.05, False), ((0.1, 0.2), 0.9, False), ((None, None), 0.05, False)],
+    )
+    def test_an_arm_that_learned_less_is_told(
+        self, loss: tuple[float | None, float | None], leaked: float, told: bool
+    ) -> None:
+        """An under-trained model would win: it leaks less."""
+        comparisons = compare_arms({"duplicated": arm(0.9, 0.0), "deduplicated": arm(leaked, 0.0)})
+        low, high = loss
+        utility = {"arm": "deduplicated", "against": "duplicated", "base": 0.6, "value": 0.75, "low": low, "high": high}
+        said = learned_less(
+            [{**utility, "measure": measure} for measure in ("held_out_loss", "distribution_distance")], comparisons
+        )
+        assert said == ["deduplicated leaks less than duplicated and denoises held-out pictures worse (loss 0.600 -> "
+                        "0.750): it may leak less because it learned less"] * told  # fmt: skip
 
     def test_displacement_is_told_and_shown_apart(self) -> None:
         """The cleaned set leaks its singles instead: as many groups in all, and yet the canaries' rate falls."""
@@ -167,7 +185,8 @@ def optimal_samples(images: Images, copies: npt.NDArray[np.float64], count: int,
     return made
 
 
-def test_the_whole_path_reproduces_the_optimal_denoiser() -> None:
+@pytest.mark.parametrize("attack", ["gap", "l2", "tiled_l2", "template"])
+def test_the_whole_path_reproduces_the_optimal_denoiser(attack: str) -> None:
     """It emits image i with probability k_i / N: one chi-squared test over all images, through match and score."""
     copies = np.repeat([1, 2, 4, 8], 5).astype(np.float64)
     kinds = ["single"] * 5 + ["canary"] * 15 + ["held_out"] * 20
@@ -175,11 +194,11 @@ def test_the_whole_path_reproduces_the_optimal_denoiser() -> None:
     reference = Reference(pictures, np.arange(40), group_table(kinds, [*copies.astype(int).tolist(), *[0] * 20]))
     made = optimal_samples(pictures[:20], copies, 1200, seed=1)
     matches = match(made, reference, SETTINGS)
-    verdicts = extract(matches, "gap", SETTINGS)
-    result = score_arm(matches, reference, verdicts, ~reference.is_kind("held_out"))
+    verdicts, copied = extract(matches, attack, SETTINGS), copied_group(matches, attack)
+    result = score_arm(copied, reference, verdicts, ~reference.is_kind("held_out"))
     assert verdicts.mean() > 0.99  # the last step ends a little beside the image, and now and then between two
     assert (result.held_out.hit, result.false_generations) == (0, 0)
     assert result.unique_extracted == 20
-    emitted = np.bincount(matches["group"].to_numpy()[verdicts], minlength=40)[:20]
+    emitted = np.bincount(copied[verdicts], minlength=40)[:20]
     assert emission_test(emitted, copies)["p"] > 0.001
     assert emission_test(emitted, np.ones(20))["p"] < 1e-9

@@ -1,6 +1,7 @@
-"""Every attack by its name: those that ask which images a model gives away, and those that ask which it was trained on.
+"""Every attack by its name: those that ask which images a model gives away, those that ask which it was trained on, and
+those that ask a conditional model for its captions.
 
-To add one, add an entry to `extraction.ATTACKS` or `membership.ATTACKS`; ATTACKS has both.
+To add one, add an entry to `extraction.ATTACKS`, `membership.ATTACKS` or `prompts.ATTACKS`; ATTACKS has them all.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dedup.attack import extraction, membership
+from dedup.attack import extraction, membership, prompts
 from dedup.errors import ConfigError
 
 ATTACKS: dict[str, str] = {
     **dict.fromkeys(extraction.ATTACKS, "extraction"),
     **dict.fromkeys(membership.ATTACKS, "membership"),
+    **dict.fromkeys(prompts.ATTACKS, "prompts"),
 }
 """The kind of each attack."""
+
+PROMPTS = 16  # captions that are answered where an attack on them is named, and not how many
 
 
 def check_attacks(names: Sequence[str], kind: str | None = None) -> None:
@@ -27,8 +31,8 @@ def check_attacks(names: Sequence[str], kind: str | None = None) -> None:
 
 
 def by_kind(names: Sequence[str]) -> dict[str, Any]:
-    """The settings that these names change: `attack`, the one criterion of extraction, and `inference`, the attacks on
-    membership; a kind that is not named is left out.
+    """The settings that these names change: `attack`, the one criterion of extraction, `inference`, the attacks on
+    membership, and `prompts`, the captions to be answered; a kind that is not named is left out.
 
     Raises ConfigError for unknown names, and for two criteria of extraction.
     """
@@ -42,4 +46,6 @@ def by_kind(names: Sequence[str]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"attack": criteria[0]} if criteria else {}
     if inference := tuple(dict.fromkeys(name for name in names if ATTACKS[name] == "membership")):
         chosen["inference"] = inference
+    if any(ATTACKS[name] == "prompts" for name in names):
+        chosen["prompts"] = PROMPTS
     return chosen

@@ -12,13 +12,14 @@ import pyarrow as pa
 import torch
 
 from dedup.attack.edm import Denoiser, Generator, Images, Labels
-from dedup.attack.extraction import extract, match
+from dedup.attack.extraction import attack_named, copied_group, extract, match
 from dedup.attack.membership import Floats, denoising_losses
 from dedup.attack.outliers import extraction_by_outlier
 from dedup.attack.profiles import AttackSettings
 from dedup.attack.reference import Reference
 from dedup.attack.scoring import ArmScore, generations_curve, never_hit, score_arm
 from dedup.attack.sets import ARMS, SeedSet
+from dedup.attack.thresholds import tightened
 from dedup.attack.utility import energy_distance, held_out_loss
 from dedup.errors import ConfigError
 from dedup.run_folder import RunFolder
@@ -49,13 +50,12 @@ class Experiment:
 
     def __init__(self, folder: RunFolder, settings: AttackSettings, seed: int, device: str) -> None:
         self.folder = folder
-        self.settings = replace(
-            settings, match=replace(settings.match, device=device), cliques=replace(settings.cliques, device=device)
-        )
         self.device = device
         self.seed = seed
         self.set = SeedSet(folder.read_table(samples_name(seed)), settings.view.shape, seed)
         self.reference: Reference = self.set.reference()
+        matching = tightened(self.reference, settings.attack, replace(settings.match, device=device))
+        self.settings = replace(settings, match=matching, cliques=replace(settings.cliques, device=device))
         self.labels, self.label_count = self.set.labels(settings.captions)
         # One picture of each group: the copies that some twins have are there to be compared with generations alone.
         self.pictures = np.flatnonzero(self.set.first_of_group())
@@ -98,23 +98,24 @@ class Experiment:
         generations = generator.sample(count, SAMPLING_SEED + self.seed, self.prompts(count))
         matches = match(generations, self.reference, self.settings.match)
         extracted = extract(matches, self.settings.attack, self.settings.match)
+        copied = copied_group(matches, self.settings.attack)
         present = self.set.present(rows)
-        return Attacked(
-            generations, matches, extracted, present, score_arm(matches, self.reference, extracted, present)
-        )
+        score = score_arm(copied, self.reference, extracted, present)
+        return Attacked(generations, matches, extracted, copied, present, score)
 
     def result(self, attacked: Attacked, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
         """The entry of attack.json for one seed of an arm, but for what only some models have."""
         hit = np.zeros(len(self.reference.groups), bool)
-        hit[attacked.matches["group"].to_numpy()[attacked.extracted]] = True
+        hit[attacked.copied[attacked.extracted]] = True
         distance = energy_distance(attacked.generations, self.set.images[self.held_out])
         return {
             "seed": self.seed,
             "size": len(rows),
+            "threshold": getattr(self.settings.match, attack_named(self.settings.attack).limit),
             **attacked.score.to_json(),
             "never_hit": never_hit(attacked.score),
             "utility": {"held_out_loss": None, "distribution_distance": distance},
-            "generations_curve": generations_curve(attacked.matches, attacked.extracted, attacked.present),
+            "generations_curve": generations_curve(attacked.copied, attacked.extracted, attacked.present),
             "outliers": extraction_by_outlier(self.reference, hit),
         }
 
@@ -128,11 +129,13 @@ class Experiment:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """What came of an attack: `generations` (G, C, S, S), `matches` (G rows), `extracted` (G,), `present` (U,)."""
+    """What came of an attack: `generations` (G, C, S, S), `matches` (G rows), which were `extracted` (G,), copies of
+    which groups these are (`copied`, (G,)), and which groups were trained on (`present`, (U,))."""
 
     generations: Images
     matches: pa.Table
     extracted: npt.NDArray[np.bool_]
+    copied: npt.NDArray[np.int64]
     present: npt.NDArray[np.bool_]
     score: ArmScore
 

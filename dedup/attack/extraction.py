@@ -1,18 +1,17 @@
 """Nearest-neighbour extraction: which generations are copies of an image of the reference.
 
     matches = match(generations, reference, settings)     one row per generation
-    extracted = extract(matches, "gap", settings)         (G,) bool: which count as a copy of their nearest group
+    extracted = extract(matches, "gap", settings)         (G,) bool: which count as a copy
+    copied = copied_group(matches, "gap")                 (G,) int64: and of which group, if they do
 
-Everything is asked of a generation's nearest group. The distance to a group is the least over its variants, and a gap
-is one between groups, never between two variants of one group: else pictures planted twice would hide each other and
-cleaning a set would seem to make things worse. The nearest group is so by l2, for tiles and templates, too: a copy by
-tiles that lies nearer to another group by l2 is missed, so these two find at least what they report. To add an attack,
-add an entry to `ATTACKS`.
+Everything is asked of a generation's nearest group by the attack's own distance: l2, tiled or template, which need not
+name the same one. The distance to a group is the least over its variants, and a gap is one between groups, never
+between two variants of one group: else pictures planted twice would hide each other and cleaning a set would seem to
+make things worse. To add an attack, add an entry to `ATTACKS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from dedup.attack.distances import ROWS, contrast, l2, nearest_groups, tile_l2, tiles
+from dedup.attack.distances import ROWS, contrast, l2, nearest_groups
 from dedup.attack.reference import Reference
+from dedup.attack.tile_search import nearest_by_tiles
 from dedup.errors import ConfigError
 
 Floats = npt.NDArray[np.float32]
@@ -37,8 +37,12 @@ MATCH_SCHEMA = pa.schema(
         pa.field("gap", pa.float32(), nullable=False),  # distance / second_distance, 0 to 1
         pa.field("adaptive_image", pa.float32(), nullable=False),  # R by the neighbours of the reference's image
         pa.field("adaptive_generation", pa.float32(), nullable=False),  # R by the neighbours of the generation
-        pa.field("tiled", pa.float32(), nullable=False),  # greatest of the 16 tiles' l2, least over the variants
-        pa.field("template", pa.float32(), nullable=False),  # l2 that most tiles keep to; infinite for too few tiles
+        pa.field("tiled", pa.float32(), nullable=False),  # greatest of the 16 tiles' l2, least over all images
+        pa.field("tiled_group", pa.int64(), nullable=False),  # the nearest one by that
+        pa.field("tiled_variant", pa.int64(), nullable=False),
+        pa.field("template", pa.float32(), nullable=False),  # l2 that most tiles keep to, least over all images
+        pa.field("template_group", pa.int64(), nullable=False),  # by that; `group` where template is infinite
+        pa.field("template_variant", pa.int64(), nullable=False),
         pa.field("contrast", pa.float32(), nullable=False),  # of the generation; near 0 for flat ones
     ]
 )
@@ -46,7 +50,8 @@ MATCH_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """When a generation counts as a copy. Raises ConfigError for values that make no sense."""
+    """When a generation counts as a copy. Experiments tighten the threshold of their attack to the set, see
+    thresholds.tightened. Raises ConfigError for values that make no sense."""
 
     max_gap: float = 1 / 3
     """Attack gap: below this ratio of the distances to the nearest and to the second-nearest group."""
@@ -104,9 +109,10 @@ def match(generations: Floats, reference: Reference, settings: MatchSettings) ->
       excepted: Carlini et al. 2023, section 5.1.
     - adaptive_generation = d1 / (alpha * mean distance of the *generation* to the n groups nearest to it), the nearest
       excepted: so some others compute it.
-    - tiled and template are the least over the variants of the nearest group. template is the l2 that three quarters
-      (`template_share`) of the tiles keep to: a model that has memorized a *template* fills in parts of it anew, and
-      every other distance takes that for another picture (Webster 2023, arXiv 2305.08694).
+    - tiled and template are the least over all images of the reference, and their groups the nearest by them. template
+      is the l2 that three quarters (`template_share`) of the tiles keep to: a model that has memorized a *template*
+      fills in parts of it anew, and every other distance takes that for another picture (Webster 2023, arXiv
+      2305.08694). It is infinite where no image has four tiles or more that are not flat.
 
     Raises ConfigError for generations of another shape or range.
     """
@@ -123,7 +129,8 @@ def match(generations: Floats, reference: Reference, settings: MatchSettings) ->
     group = torch.from_numpy(reference.group).to(device)
     rival = torch.from_numpy(reference.rivals).to(device)
     distances, groups = _nearest(made, images, group, rival, settings.adaptive_neighbors + 1)
-    variant, first, tiled, template = _within_group(made, groups[:, 0], images, group, settings)
+    variant, first = _within_group(made, groups[:, 0], images, group)
+    tiled, template = nearest_by_tiles(made, images, variant, settings.template_share, settings.min_contrast)
     columns = {
         "generation": torch.arange(len(made)),
         "group": groups[:, 0],
@@ -136,8 +143,12 @@ def match(generations: Floats, reference: Reference, settings: MatchSettings) ->
             first, settings.adaptive_scale * _surroundings(variant, images, group, rival, settings)
         ),
         "adaptive_generation": _ratio(first, settings.adaptive_scale * distances[:, 1:].mean(1)),
-        "tiled": tiled,
-        "template": template,
+        "tiled": tiled.distance,
+        "tiled_group": group[tiled.row],
+        "tiled_variant": tiled.row,
+        "template": template.distance,
+        "template_group": group[template.row],
+        "template_variant": template.row,
         "contrast": contrast(made),
     }
     return pa.table({name: column.cpu().numpy() for name, column in columns.items()}).cast(MATCH_SCHEMA)
@@ -164,40 +175,21 @@ def _nearest(
 
 
 def _within_group(
-    made: torch.Tensor, nearest: torch.Tensor, images: torch.Tensor, group: torch.Tensor, settings: MatchSettings
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compares each generation with every variant of its nearest group.
-
-    Returns, (G,) each: the nearest variant, its l2, and the least tiled and template distances over the variants.
-    """
+    made: torch.Tensor, nearest: torch.Tensor, images: torch.Tensor, group: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compares each generation with every variant of its nearest group: the nearest of them and its l2, (G,) each."""
     order = torch.argsort(group, stable=True)
     sizes = torch.bincount(group)
     starts = torch.cumsum(sizes, 0) - sizes
     variant = torch.zeros(len(made), dtype=torch.int64, device=made.device)
-    first, tiled, template = torch.full((3, len(made)), torch.inf, dtype=torch.float64, device=made.device)
+    first = torch.full((len(made),), torch.inf, dtype=torch.float64, device=made.device)
     for place in range(int(sizes.max())):  # the place-th variant of each group that has so many
         for rows in torch.split(torch.nonzero(place < sizes[nearest])[:, 0], ROWS):
             candidate = order[starts[nearest[rows]] + place]
-            a, b = made[rows], images[candidate]
-            distance, by_tile = l2(a, b), tile_l2(a, b)
+            distance = l2(made[rows], images[candidate])
             variant[rows] = torch.where(distance < first[rows], candidate, variant[rows])
             first[rows] = torch.minimum(first[rows], distance)
-            tiled[rows] = torch.minimum(tiled[rows], by_tile.max(1).values)
-            template[rows] = torch.minimum(template[rows], _template_l2(by_tile, b, settings))
-    return variant, first, tiled, template
-
-
-def _template_l2(by_tile: torch.Tensor, images: torch.Tensor, settings: MatchSettings) -> torch.Tensor:
-    """(N, 16) distances of the tiles of `images` -> (N,): the distance that `template_share` of the tiles keep to.
-
-    Tiles that are flat in the image do not count: they agree with every picture on the same background. Infinite where
-    less than a quarter of the tiles are left.
-    """
-    telling = torch.stack([contrast(tile) for tile in tiles(images)], 1) >= settings.min_contrast
-    count = telling.sum(1)
-    ordered = torch.where(telling, by_tile, torch.inf).sort(1).values
-    last = (settings.template_share * count).ceil().long().sub(1).clamp(min=0)
-    return torch.where(count >= by_tile.shape[1] / 4, ordered.gather(1, last[:, None])[:, 0], torch.inf)
+    return variant, first
 
 
 def _surroundings(
@@ -216,17 +208,34 @@ def _column(matches: pa.Table, name: str) -> Floats:
     return np.asarray(matches[name].to_numpy())
 
 
-Attack = Callable[[pa.Table, MatchSettings], npt.NDArray[np.bool_]]
+@dataclass(frozen=True)
+class Attack:
+    """A criterion of copies: the column of MATCH_SCHEMA that it asks (lower is closer), the field of MatchSettings up
+    to which a value counts, or below which where it is not `inclusive`, and the columns that name the group and the
+    image that are nearest by it."""
 
-# Each maps MATCH_SCHEMA rows (G) to (G,) bool: which generations it takes for a copy of `group`.
+    column: str
+    limit: str
+    inclusive: bool = True
+    group: str = "group"
+    variant: str = "variant"
+
+
 ATTACKS: dict[str, Attack] = {
-    "gap": lambda matches, settings: _column(matches, "gap") < settings.max_gap,
-    "l2": lambda matches, settings: _column(matches, "distance") <= settings.max_l2,
-    "tiled_l2": lambda matches, settings: _column(matches, "tiled") <= settings.max_tiled_l2,
-    "template": lambda matches, settings: _column(matches, "template") <= settings.max_template_l2,
-    "adaptive_image": lambda matches, settings: _column(matches, "adaptive_image") < settings.max_adaptive,
-    "adaptive_generation": lambda matches, settings: _column(matches, "adaptive_generation") < settings.max_adaptive,
+    "gap": Attack("gap", "max_gap", inclusive=False),
+    "l2": Attack("distance", "max_l2"),
+    "tiled_l2": Attack("tiled", "max_tiled_l2", group="tiled_group", variant="tiled_variant"),
+    "template": Attack("template", "max_template_l2", group="template_group", variant="template_variant"),
+    "adaptive_image": Attack("adaptive_image", "max_adaptive", inclusive=False),
+    "adaptive_generation": Attack("adaptive_generation", "max_adaptive", inclusive=False),
 }
+
+
+def attack_named(attack: str) -> Attack:
+    """The entry of ATTACKS. Raises ConfigError for a name that is not there."""
+    if attack not in ATTACKS:
+        raise ConfigError(f"unknown attack {attack!r}: choose from {', '.join(ATTACKS)}")
+    return ATTACKS[attack]
 
 
 def extract(matches: pa.Table, attack: str, settings: MatchSettings) -> npt.NDArray[np.bool_]:
@@ -235,7 +244,15 @@ def extract(matches: pa.Table, attack: str, settings: MatchSettings) -> npt.NDAr
     Flat generations never do: a flat grey image lies near to every image with a flat part, and a single flat training
     image would own them all. Raises ConfigError for an unknown attack.
     """
-    if attack not in ATTACKS:
-        raise ConfigError(f"unknown attack {attack!r}: choose from {', '.join(ATTACKS)}")
-    chosen = ATTACKS[attack](matches, settings)
+    criterion = attack_named(attack)
+    value, limit = _column(matches, criterion.column), getattr(settings, criterion.limit)
+    chosen = value <= limit if criterion.inclusive else value < limit
     return np.asarray(chosen & (_column(matches, "contrast") >= settings.min_contrast))
+
+
+def copied_group(matches: pa.Table, attack: str) -> npt.NDArray[np.int64]:
+    """Of which group each generation is a copy, if it is one: MATCH_SCHEMA rows (G) -> (G,) int64.
+
+    The nearest by the attack's own distance. Raises ConfigError for an unknown attack.
+    """
+    return np.asarray(matches[attack_named(attack).group].to_numpy())

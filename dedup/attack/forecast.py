@@ -30,8 +30,9 @@ def hours(settings: AttackSettings, device: str) -> float:
     place = resolve_device(device)
     cost = _Costs(settings, place, conditional=settings.captions != "none")
     drawn = settings.train.checkpoints * settings.generations
-    prompts = 2 * settings.prompts * settings.prompt_generations
-    seconds = settings.seeds * len(settings.arms) * cost.model(drawn + prompts)
+    canaries = len(settings.plan.canaries())
+    captions = min(settings.prompts, canaries) + canaries if settings.prompts else 0  # those of held-out pictures, too
+    seconds = settings.seeds * len(settings.arms) * cost.model(drawn + captions * settings.prompt_generations)
     seconds += settings.seeds * settings.shadow_models * cost.model(0)
     if settings.unconditional_seeds:
         plain = _Costs(settings, place, conditional=False)

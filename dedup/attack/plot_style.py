@@ -13,16 +13,19 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dedup.attack.statistics import INTERVAL_SEEDS
+
 Content = Mapping[str, Any]
 
-STYLES = {  # of the arms; others take the last ones in turn
+STYLES = {  # of the arms and the GAN; others take the last ones in turn
     "duplicated": ("#D55E00", "o"),
     "deduplicated": ("#0072B2", "s"),
     "deduplicated+refill": ("#56B4E9", "D"),
     "oracle": ("#009E73", "^"),
     "random-drop": ("#CC79A7", "v"),
+    "GAN": ("#000000", "X"),
 }
-OTHERS = (("#E69F00", "P"), ("#000000", "X"), ("#999999", "*"))
+OTHERS = (("#E69F00", "P"), ("#0072B2", "s"), ("#999999", "*"))
 
 
 def files(name: str, figure: Figure) -> dict[str, bytes]:
@@ -37,14 +40,15 @@ def files(name: str, figure: Figure) -> dict[str, bytes]:
 
 
 def style(name: str, number: int) -> tuple[str, str]:
-    """Colour and marker of an arm, or of the `number`-th of what are no arms."""
+    """Colour and marker of an arm or the GAN, or of the `number`-th of others."""
     return STYLES.get(name) or OTHERS[number % len(OTHERS)]
 
 
 def seeds_shown(content: Content) -> str:
-    """How many seeds there are, for a title."""
+    """How many seeds there are, for a title, and whether they give intervals."""
     count = max(len(entry["seeds"]) for entry in content["arms"].values())
-    return f"{count} seed{'s' * (count != 1)}"
+    intervals = "95 % intervals" if count >= INTERVAL_SEEDS else "too few for intervals"
+    return f"{count} seed{'s' * (count != 1)}, {intervals}"
 
 
 def point(axes: Axes, x: float, row: Content, colour: str, marker: str) -> None:

@@ -95,6 +95,11 @@ class AttackSettings:
             raise ConfigError(f"unconditional_seeds={self.unconditional_seeds}: without captions every model is")
         if self.prompts and self.captions != "unique":
             raise ConfigError(f"prompts={self.prompts} needs captions=unique, not {self.captions}")
+        if self.prompts and self.prompt_generations < self.cliques.min_clique:
+            raise ConfigError(
+                f"prompt_generations={self.prompt_generations}: no clique of min_clique={self.cliques.min_clique} can "
+                "be among so few"
+            )
         check_shape(self.view.shape, self.network)
 
     @property

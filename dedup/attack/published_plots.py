@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dedup.attack.plot_style import Content, seeds_shown, style
@@ -12,17 +13,16 @@ RATIOS_TO = 1.6  # the right end of the forest plot
 
 
 def generations(content: Content) -> Figure:
-    """Unique training images extracted against generations drawn, of models that are told captions and of those that
-    are not; where the latter are of 32 pixels in colour, with what was published of such models, which were trained
-    otherwise on other and more images."""
+    """Unique training images extracted against generations drawn: of each arm, of models that are told no captions
+    where others are, and of the GAN. Where there are models without captions, of 32 pixels in colour, with what was
+    published of such models, which were trained otherwise on other and more images."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     plain = {f"{arm}, no captions": (arm, entry) for arm, entry in content["unconditional"].items()}
-    for number, (label, (arm, entry)) in enumerate(
-        ({arm: (arm, e) for arm, e in content["arms"].items()} | plain).items()
-    ):
-        colour, marker = style(arm, number)
-        dashed = "--" if label in plain else "-"
+    gan = {"GAN on duplicated": ("GAN", content["gan"])} if content["gan"]["seeds"] else {}
+    for label, (arm, entry) in ({arm: (arm, e) for arm, e in content["arms"].items()} | plain | gan).items():
+        colour, marker = style(arm, 0)
+        dashed = "--" if label in plain else ":" if label in gan else "-"
         curves = [seed["generations_curve"] for seed in entry["seeds"] if seed.get("generations_curve")]
         for index, curve in enumerate(curves):
             x, y = ([point[name] for point in curve] for name in ("generations", "extracted"))
@@ -56,7 +56,7 @@ def forest(content: Content) -> Figure:
     gan = content["gan"]["against_diffusion"]
     rows += [gan] if gan and gan["ratio"] is not None else []
     published = PUBLISHED + ((PUBLISHED_GAN,) if gan in rows else ())
-    figure = Figure(figsize=(7.6, 1.6 + 0.36 * (len(rows) + len(published))), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.6 + 0.36 * (len(rows) + len(published))), layout="constrained")
     axes = figure.subplots()
     labels = []
     for place, row in enumerate(rows):
@@ -66,18 +66,16 @@ def forest(content: Content) -> Figure:
             axes.plot([row["ratio_low"], high], [place, place], color=colour, linewidth=2)
             if high >= RATIOS_TO:
                 axes.plot([RATIOS_TO], [place], color=colour, marker=">", clip_on=False)  # goes on to the right
-        if row["ratio"] <= RATIOS_TO:
-            axes.plot([row["ratio"]], [place], color=colour, marker=marker, markersize=7, clip_on=False)
-        else:
-            axes.plot([RATIOS_TO], [place], color=colour, marker=">", markersize=7, clip_on=False)
-            axes.annotate(f"{row['ratio']:.1f}", (RATIOS_TO, place), (-22, -3), textcoords="offset points", fontsize=8)
+        beyond = row["ratio"] > RATIOS_TO
+        at, shape = (RATIOS_TO, ">") if beyond else (row["ratio"], marker)
+        axes.plot([at], [place], color=colour, marker=shape, markersize=7, clip_on=False)
+        _figure(axes, place, _interval(row))
         canaries = {True: "near copies", False: "exact copies", None: "canaries"}
         kind = f"{canaries[row['near']]} ≥ {COMMON_COPIES}" if "near" in row else "unique per unique image"
-        none = " (no hit: 0 and its bound)" if row["ratio"] == 0 else ""
-        labels.append(f"{row['arm']}: {kind}{none}")
+        labels.append(f"{row['arm']}: {kind}")
     for place, (label, ratio) in enumerate(published, start=len(rows)):
         axes.plot([ratio], [place], color="0.45", marker="x", linestyle="none")
-        axes.annotate(f"{ratio:.2f}", (ratio, place), (6, 4), textcoords="offset points", fontsize=8, color="0.35")
+        _figure(axes, place, f"{ratio:.2f}")
         labels.append(f"published, another protocol: {label}")
     axes.axhline(len(rows) - 0.5, color="0.8", linewidth=0.8)
     axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
@@ -88,6 +86,21 @@ def forest(content: Content) -> Figure:
     axes.set_xlabel("rate relative to duplicated (below 1: leaks less)")
     figure.suptitle(f"Risk ratios ({seeds_shown(content)}; published: Carlini et al. 2023, CIFAR-10)", fontsize=10)
     return figure
+
+
+def _figure(axes: Axes, place: int, text: str) -> None:
+    """To the right of the axes: so that nothing drawn is covered."""
+    across = axes.get_yaxis_transform()
+    axes.text(1.03, place, text, transform=across, fontsize=8, va="center", clip_on=False)
+
+
+def _interval(row: Content) -> str:
+    """The ratio in figures, with its interval where there is one; where nothing was hit the interval is a bound."""
+    ratio = f"{row['ratio']:.2f}" if row["ratio"] else "no hit"
+    if row["ratio_low"] is None:
+        return ratio
+    high = "no bound" if row["ratio_high"] is None else f"{row['ratio_high']:.2f}"
+    return f"{ratio} ({row['ratio_low']:.2f} to {high})"
 
 
 def _like_published(content: Content) -> bool:

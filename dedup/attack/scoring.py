@@ -1,6 +1,6 @@
 """From extracted generations to what an arm leaks, and arms compared with each other.
 
-    score = score_arm(matches, reference, extracted, present)       one arm of one seed
+    score = score_arm(copied, reference, extracted, present)        one arm of one seed
     compare_arms({"duplicated": {0: score, ...}, ...})              differences and ratios with intervals
 
 The groups counted are those that were planted, the same for every arm: a canary that an arm has dropped altogether
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
 from dedup.attack.reference import Reference
 from dedup.attack.statistics import (
@@ -29,6 +29,8 @@ from dedup.attack.statistics import (
     zero_hits_bound,
 )
 from dedup.errors import ConfigError
+
+Groups = npt.NDArray[np.int64]
 
 BASELINES = ("duplicated", "oracle")
 COMMON_COPIES = 8  # from how many copies on canaries are pooled: where extraction is common
@@ -120,20 +122,20 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> tuple[Rate, ...]:
     return tuple(Rate(**{**row, "hits": tuple(row["hits"])}) for row in rows)
 
 
-def score_arm(matches: pa.Table, reference: Reference, extracted: Hits, present: Hits) -> ArmScore:
+def score_arm(copied: Groups, reference: Reference, extracted: Hits, present: Hits) -> ArmScore:
     """Counts what the generations of one arm give away.
 
-    `matches` MATCH_SCHEMA (G rows), `extracted` (G,) bool from `extract`, `present` (U,) bool: the groups of which the
-    arm's training set holds an image. Raises ConfigError where these do not correspond, or where a held-out group is
-    present.
+    `copied` (G,) int64 from `copied_group`, `extracted` (G,) bool from `extract`, `present` (U,) bool: the groups of
+    which the arm's training set holds an image. Raises ConfigError where these do not correspond, or where a held-out
+    group is present.
     """
-    if len(extracted) != len(matches) or len(present) != len(reference.groups):
+    if len(extracted) != len(copied) or len(present) != len(reference.groups):
         raise ConfigError(
-            f"{len(extracted)} verdicts on {len(matches)} generations, {len(present)} of {len(reference.groups)} groups"
+            f"{len(extracted)} verdicts on {len(copied)} generations, {len(present)} of {len(reference.groups)} groups"
         )
     if (present & reference.is_kind("held_out")).any():
         raise ConfigError("a held-out group stands in the training set")
-    group = np.asarray(matches["group"].to_numpy())[extracted]
+    group = copied[extracted]
     hit = np.bincount(group, minlength=len(present)) > 0
     canary, held_out = reference.is_kind("canary"), reference.is_kind("held_out")
     levels = sorted(
@@ -148,7 +150,7 @@ def score_arm(matches: pa.Table, reference: Reference, extracted: Hits, present:
         absent=Count.of(hit[~present]),
         unique_groups=int(present.sum()),
         unique_extracted=int((hit & present).sum()),
-        generations=len(matches),
+        generations=len(copied),
         extracted_generations=len(group),
         false_generations=int((~present[group]).sum()),
         twins=tuple(
@@ -169,17 +171,16 @@ def never_hit(score: ArmScore) -> dict[str, Any]:
     return {"canaries": missed, "of": canaries, "emitted_below": zero_hits_bound(score.generations)}
 
 
-def generations_curve(matches: pa.Table, extracted: Hits, present: Hits, points: int = 12) -> list[dict[str, int]]:
+def generations_curve(copied: Groups, extracted: Hits, present: Hits, points: int = 12) -> list[dict[str, int]]:
     """Unique groups extracted against generations: {generations, extracted} at about `points` numbers of generations.
 
     Of the first n generations each, n evenly spaced on a logarithmic scale up to all of them.
     """
-    group = np.asarray(matches["group"].to_numpy())
-    if not len(group):
+    if not len(copied):
         return []
-    true = extracted & present[group]
-    counts = np.unique(np.geomspace(1, len(group), points).round().astype(int))
-    return [{"generations": int(n), "extracted": len(np.unique(group[:n][true[:n]]))} for n in counts]
+    true = extracted & present[copied]
+    counts = np.unique(np.geomspace(1, len(copied), points).round().astype(int))
+    return [{"generations": int(n), "extracted": len(np.unique(copied[:n][true[:n]]))} for n in counts]
 
 
 Scores = Mapping[str, Mapping[int, ArmScore]]  # by arm, by seed

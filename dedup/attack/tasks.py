@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dedup.attack.arm_membership import membership_of_arm
 from dedup.attack.closed_form import OptimalDenoiser
 from dedup.attack.experiment import SAMPLING_SEED, Experiment, Task, resolve_device
-from dedup.attack.extraction import extract, match
+from dedup.attack.extraction import copied_group, extract, match
 from dedup.attack.gan import GanTraining
 from dedup.attack.membership import NEEDS_SHADOWS
 from dedup.attack.profiles import AttackSettings
@@ -158,7 +158,7 @@ def _closed_form(experiment: Experiment, task: Task) -> dict[str, Any]:
     found = match(generations, experiment.reference, experiment.settings.match)
     extracted = extract(found, settings.attack, experiment.settings.match)
     groups = len(experiment.reference.groups)
-    emitted = np.bincount(found["group"].to_numpy()[extracted], minlength=groups)
+    emitted = np.bincount(copied_group(found, settings.attack)[extracted], minlength=groups)
     weights = np.bincount(experiment.set.group[rows], minlength=groups).astype(np.float64)
     test = emission_test(emitted[weights > 0], weights[weights > 0])
     absent = int(emitted[weights == 0].sum())

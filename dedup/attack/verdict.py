@@ -79,6 +79,24 @@ def cautions(scores: Mapping[str, Mapping[int, ArmScore]], base: str = "duplicat
     return found
 
 
+def learned_less(utility: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A caution for each arm that leaks less and is a worse model, too: it may leak less because it learned less.
+
+    `utility` has the rows of `compare_utility`, `comparisons` those of `compare_arms`. Only what the intervals tell
+    counts, and of utility the held-out loss.
+    """
+    found = []
+    for row in utility:
+        leaks = _find(comparisons, arm=row["arm"], against=row["against"], near=None, k_min=COMMON_COPIES)
+        worse = row["measure"] == "held_out_loss" and row["low"] is not None and row["low"] > 0
+        if worse and leaks is not None and leaks["high"] is not None and leaks["high"] < 0:
+            found.append(
+                f"{row['arm']} leaks less than {row['against']} and denoises held-out pictures worse (loss "
+                f"{row['base']:.3f} -> {row['value']:.3f}): it may leak less because it learned less"
+            )
+    return found
+
+
 def _difference(row: Mapping[str, Any]) -> str:
     points = f"difference {100 * row['difference']:+.0f} points"
     if row["low"] is None:
