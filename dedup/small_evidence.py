@@ -62,6 +62,7 @@ class SmallEvidence:
     The others are differences, lower is closer, root mean squares in levels of 0..255. `centre` and `outline` are taken
     in the inner quarter, where no frame can help, once one brightness and contrast is fitted to all of the overlap:
     of colours, and of coarse gradients per pixel; `colour` of all the overlap with nothing fitted.
+    `chroma`: correlation of the colours apart from their brightness, -1..1, higher is closer, 0 where either is grey.
     `tiles`: of the picture's 64, those that hold texture in both: how much there is that could have differed.
     """
 
@@ -69,10 +70,11 @@ class SmallEvidence:
     centre: float
     outline: float
     colour: float
+    chroma: float
     tiles: int
 
 
-NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 0)
+NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 0.0, 0)
 
 
 def small_view(rgb: UInt8Array) -> SmallView:
@@ -150,12 +152,22 @@ def _measured(a: SmallView, b: SmallView, laid: _Laid) -> SmallEvidence:
         centre=_rms(left[centre]) / contrast**0.5,
         outline=_rms(_gradient(left.mean(2), _OUTLINE)[:, centre]) / contrast**0.5,
         colour=_rms(first[inside] - second[inside]),
+        chroma=_chroma(first[inside], second[inside]),
         tiles=_textured(a.grey, laid),
     )
 
 
 def _rms(values: Any) -> float:
     return float(np.sqrt(np.square(values).mean()))
+
+
+def _chroma(first: Any, second: Any) -> float:
+    """(N, 3) and (N, 3) RGB: correlation of red against green and of yellow against blue, both together; a level of
+    noise makes no colour."""
+    opposed = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)
+    a, b = (pixels @ opposed.T for pixels in (first, second))
+    a, b = a - a.mean(0), b - b.mean(0)
+    return float((a * b).mean(0).sum() / (np.sqrt(np.square(a).mean(0).sum() * np.square(b).mean(0).sum()) + 1))
 
 
 def _contrast(first: Any, second: Any) -> float:

@@ -55,13 +55,14 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -3.404,
+        -5.45,
         (
-            7.171,  # directions
-            1.786,  # centre
-            0.953,  # outline
-            0.313,  # colour
-            2.522,  # tiles
+            5.423,  # directions
+            1.181,  # centre
+            1.23,  # outline
+            0.0,  # colour
+            2.284,  # tiles
+            1.982,  # chroma
         ),
     ),
 }

@@ -307,7 +307,7 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
 
 THUMBNAIL_FEATURES = ("best", "whole", "share")
 PIXEL_FEATURES = ("matches", "correlation", "pixels", "crowding")
-SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles")
+SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma")
 
 
 def thumbnail_features(found: Likeness) -> Floats:
@@ -330,9 +330,10 @@ def pixel_features(evidence: Evidence, crowding: float) -> Floats:
 
 
 def small_features(evidence: SmallEvidence) -> Floats:
-    """(5,), in the order of SMALL_FEATURES."""
+    """(6,), in the order of SMALL_FEATURES."""
     differences = np.log1p([evidence.centre, evidence.outline, evidence.colour])
-    return np.array([_near_one(evidence.directions), *-differences, np.log1p(evidence.tiles)], np.float64)
+    agreement = [np.log1p(evidence.tiles), evidence.chroma]
+    return np.array([_near_one(evidence.directions), *-differences, *agreement], np.float64)
 
 
 def _near_one(correlation: npt.ArrayLike) -> Floats:
