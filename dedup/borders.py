@@ -4,7 +4,8 @@
 
 People add such edges when they pass a picture on, and they change what an embedding or a thumbnail sees of it more than
 any retouching does. An edge counts as added where it is of one colour, words on it apart, and ends in a straight line
-across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay.
+across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay. What lies
+turned by some degrees is turned back (`rotation`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from dedup.rotation import straightened
 
 UInt8Array = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.int16]
@@ -31,12 +34,32 @@ _RETURNED = 0.5  # share of a line from which it has
 _DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
 _MOST = 0.6  # of a side's length that edges may take together
 _EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
-_MIXED = 2  # lines between two bands of a frame
+_MIXED = 2  # lines between two bands of a frame, or of a picture and what was around it
 _RINGS = 6  # a frame is peeled band by band
 
 
 def without_borders(image: Image.Image) -> Image.Image:
-    """The part of an RGB image that is not an added edge; the image itself where there is none."""
+    """The part of an RGB image that is no added edge, turned upright; the image itself where it is just that."""
+    upright = straightened(image)
+    if upright is not image:
+        trimmed = _trimmed(upright)
+        inside = _without_edges(trimmed)
+        return upright if inside is trimmed else inside
+    inside = _without_edges(image)
+    if inside is not image:
+        for candidate in (inside, _trimmed(inside)):
+            turned = straightened(candidate)
+            if turned is not candidate:
+                return turned
+    return inside
+
+
+def _trimmed(image: Image.Image) -> Image.Image:
+    """Without the outermost lines, into which some of what was around the picture may be mixed."""
+    return image.crop((_MIXED, _MIXED, image.width - _MIXED, image.height - _MIXED))
+
+
+def _without_edges(image: Image.Image) -> Image.Image:
     if min(image.size) < MIN_SIDE or not _may_have_edges(image):
         return image
     scale = min(1.0, LOOK_SIDE / max(image.size))
