@@ -38,20 +38,20 @@ class OperatingPoint:
 
 MODELS = {
     "thumbnails": Logistic(
-        -7.786,
+        -9.235,
         (
-            2.688,  # best
+            3.143,  # best
             0.0,  # whole
-            -2.277,  # share
+            -3.076,  # share
         ),
     ),
     "pixels": Logistic(
-        -7.325,
+        -6.279,
         (
-            2.169,  # matches
-            2.053,  # correlation
-            1.172,  # pixels
-            -3.695,  # crowding
+            1.776,  # matches
+            1.992,  # correlation
+            1.037,  # pixels
+            -2.782,  # crowding
         ),
     ),
     "small": Logistic(

@@ -42,11 +42,11 @@ NEARBY = 30
 DECORATIONS = ("overlay", "frame", "watermark", "text_bar", "caption", "border", "letterbox", "veil")
 # The sets hold far more look-alikes than a scrape does. Weighing their copies up puts the operating point for both
 # sizes of image at the same probability.
-COPY_WEIGHT = 3.0
+COPY_WEIGHT = 12.0
 # Most pictures of a scrape have fewer than five candidates, and so a crowding of 0. So each set of photographs counts a
 # second time with that. Of the look-alikes, too, some occur by twos and threes, where no crowding tells: they are given
 # this weight.
-LONE_LOOKALIKE_WEIGHT = 0.05
+LONE_LOOKALIKE_WEIGHT = 0.2
 
 
 @dataclass
