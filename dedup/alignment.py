@@ -23,7 +23,8 @@ UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.integer[Any]]
 
 _BAND = (0.6, 2.5)  # sigmas of the difference of Gaussians that keeps details, in pixels of a thumbnail
-_STEPS, _GAIN = 15, 1e-3
+_STEPS, _GAIN = 8, 1e-3
+_NOWHERE_NEAR = 0.2  # a likeness at the first place below which no place near it is looked for: none is found
 _LEAST_OVERLAP = 60  # pixels
 _SQUEEZED = 2.2  # retouching stretches one side by less,
 _RESCALED = (0.3, 2.0)  # and what is moved further than this from the first place is not found but lost
@@ -70,7 +71,7 @@ def _best_likeness(finer: Any, details: Any, coarser: Any, affine: Floats) -> fl
         details = _details(cv2.GaussianBlur(finer, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5))
     start = cv2.invertAffineTransform(affine)  # from the coarser picture, on whose grid they are compared
     likeness = _likeness(details, coarser, start)
-    better = _nearby(details, coarser, start)
+    better = _nearby(details, coarser, start) if likeness >= _NOWHERE_NEAR else None
     return likeness if better is None else max(likeness, _likeness(details, coarser, better))
 
 
