@@ -31,7 +31,7 @@ SIGNATURE_SIDE = 16
 # Coarser signatures cost a third of the time. They forgive small shifts, so they rank copies higher, and others, too.
 COARSE_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
-_LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256
+_LUMA = np.array([77, 150, 29], np.float32)  # ITU-R 601, times 256: sums stay below 2**24, so they are exact
 _PAIRS_PER_BLOCK = 4096
 _PICTURES_PER_BLOCK = 32  # of which all windows are held at a time
 _STEPS = 256  # resizing weights are multiples of 1/256
@@ -121,7 +121,7 @@ def likeness(
 
 def luma(thumbnails: UInt8Array) -> UInt8Array:
     """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
-    return np.asarray((thumbnails.astype(np.int64) @ _LUMA + 128) // 256, np.uint8)
+    return np.asarray((thumbnails.astype(np.float32) @ _LUMA + 128) // 256, np.uint8)
 
 
 def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
@@ -184,7 +184,7 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
 
 def _grey(thumbnails: UInt8Array) -> Floats:
     """Luma times 256, whole numbers."""
-    return np.asarray(thumbnails.astype(np.int64) @ _LUMA, np.float64)
+    return np.asarray(thumbnails.astype(np.float32) @ _LUMA, np.float64)
 
 
 @cache
