@@ -22,9 +22,10 @@ Singles = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.integer[Any]]
 
-_BAND = (0.6, 2.5)  # sigmas of the difference of Gaussians that keeps details, in pixels of a thumbnail
+_DETAILS = (0.6, 2.5)  # sigmas of the difference of Gaussians that is correlated, in pixels of a thumbnail,
+_OUTLINES = (1.0, 4.0)  # and of the one by which the place is found: details fit nowhere but at the place itself
+_SMOOTHED = 3  # pixels
 _STEPS, _GAIN = 8, 1e-3
-_NOWHERE_NEAR = 0.2  # a likeness at the first place below which no place near it is looked for: none is found
 _LEAST_OVERLAP = 60  # pixels
 _SQUEEZED = 2.2  # retouching stretches one side by less,
 _RESCALED = (0.3, 2.0)  # and what is moved further than this from the first place is not found but lost
@@ -39,7 +40,6 @@ def aligned_likeness(greys: UInt8Array, i: Ints, j: Ints, maps: Floats) -> Singl
     """
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
     pictures = [grey.astype(np.float32) for grey in greys[used]]
-    details = [_details(picture) for picture in pictures]
     found = np.empty(len(i), np.float32)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
@@ -48,7 +48,7 @@ def aligned_likeness(greys: UInt8Array, i: Ints, j: Ints, maps: Floats) -> Singl
             affine = _in_pixels(maps[row])
             if abs(np.linalg.det(affine[:, :2])) > 1:  # the finer picture is reduced to the coarser one
                 a, b, affine = b, a, cv2.invertAffineTransform(affine)
-            found[row] = _best_likeness(pictures[a], details[a], details[b], affine)
+            found[row] = _best_likeness(pictures[a], pictures[b], affine)
     finally:
         cv2.setNumThreads(threads)
     return found
@@ -60,26 +60,29 @@ def _in_pixels(relative: Floats) -> Floats:
     return affine
 
 
-def _details(grey: Any) -> Any:
-    return cv2.GaussianBlur(grey, (0, 0), _BAND[0]) - cv2.GaussianBlur(grey, (0, 0), _BAND[1])
+def _band(grey: Any, sigmas: tuple[float, float]) -> Any:
+    return cv2.GaussianBlur(grey, (0, 0), sigmas[0]) - cv2.GaussianBlur(grey, (0, 0), sigmas[1])
 
 
-def _best_likeness(finer: Any, details: Any, coarser: Any, affine: Floats) -> float:
-    """`affine`: from the finer picture to the coarser one; `details` are the finer one's, `coarser` the other's."""
+def _best_likeness(finer: Any, coarser: Any, affine: Floats) -> float:
+    """`affine`: from the finer picture to the coarser one."""
     scale = abs(float(np.linalg.det(affine[:, :2]))) ** 0.5
     if scale < 0.8:
-        details = _details(cv2.GaussianBlur(finer, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5))
+        finer = cv2.GaussianBlur(finer, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
+    first, second = _band(finer, _DETAILS), _band(coarser, _DETAILS)
     start = cv2.invertAffineTransform(affine)  # from the coarser picture, on whose grid they are compared
-    likeness = _likeness(details, coarser, start)
-    better = _nearby(details, coarser, start) if likeness >= _NOWHERE_NEAR else None
-    return likeness if better is None else max(likeness, _likeness(details, coarser, better))
+    likeness = _likeness(first, second, start)
+    better = _nearby(_band(finer, _OUTLINES), _band(coarser, _OUTLINES), start)
+    return likeness if better is None else max(likeness, _likeness(first, second, better))
 
 
-def _nearby(details: Any, coarser: Any, start: Floats) -> Floats | None:
-    """The map near `start` by which the details correlate most; None where there is none that retouching makes."""
+def _nearby(finer: Any, coarser: Any, start: Floats) -> Floats | None:
+    """The map near `start` by which the outlines correlate most; None where there is none that retouching makes."""
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _GAIN)
     try:
-        _, found = cv2.findTransformECC(coarser, details, start.astype(np.float32), cv2.MOTION_AFFINE, stop, None, 1)
+        _, found = cv2.findTransformECC(
+            coarser, finer, start.astype(np.float32), cv2.MOTION_AFFINE, stop, None, _SMOOTHED
+        )
     except cv2.error:  # it does not converge where nothing agrees
         return None
     before, after = (np.linalg.svd(affine[:, :2], compute_uv=False) for affine in (start, found))

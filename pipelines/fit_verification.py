@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.optimize import minimize
 
-from dedup import embedders, images, verification_model, verify
+from dedup import embedders, images, looks, verification_model
 from dedup.borders import without_borders
 from dedup.evidence import SIDE, compare, picture
 from dedup.listing import list_shards
@@ -161,12 +161,12 @@ def _examples(planted: PictureSet, apart: int, embedder: embedders.Embedder) -> 
     found = likeness(thumbnails, i, j)
     prepared = [picture(np.asarray(image)) for image in decoded]
     pixels = [
-        verify.pixel_features(compare(prepared[a], prepared[b], found.map[row]), min(fifth[a], fifth[b]))
+        looks.pixel_features(compare(prepared[a], prepared[b], found.map[row]), min(fifth[a], fifth[b]))
         for row, (a, b, _) in enumerate(pairs)
     ]
     logger.info("%s: %d pairs, %d of them copies", planted.name, len(pairs), copies.sum())
     return (
-        Examples(planted.name, verify.thumbnail_features(found), copies),
+        Examples(planted.name, looks.thumbnail_features(found), copies),
         Examples(planted.name, np.stack(pixels), copies),
     )
 
@@ -175,7 +175,7 @@ def _alone(examples: Examples, of_kind: bool) -> Examples:
     """The same pairs without crowding; `of_kind`: only those of different pictures of a uniform set."""
     chosen = ~examples.copies if of_kind else np.ones(len(examples.copies), bool)
     features = examples.features[chosen]
-    features[:, verify.PIXEL_FEATURES.index("crowding")] = 0
+    features[:, looks.PIXEL_FEATURES.index("crowding")] = 0
     weight = LONE_LOOKALIKE_WEIGHT if of_kind else 1.0
     return Examples(f"{examples.name}, alone", features, examples.copies[chosen], weight)
 
@@ -216,9 +216,9 @@ def report(name: str, model: verification_model.Logistic, sets: list[Examples], 
 
 
 FEATURES = {
-    "thumbnails": verify.THUMBNAIL_FEATURES,
-    "pixels": verify.PIXEL_FEATURES,
-    "small": verify.SMALL_FEATURES,
+    "thumbnails": looks.THUMBNAIL_FEATURES,
+    "pixels": looks.PIXEL_FEATURES,
+    "small": looks.SMALL_FEATURES,
 }
 
 

@@ -9,9 +9,9 @@ import pytest
 import skimage.data
 from PIL import Image, ImageEnhance, ImageOps
 
+from dedup.looks import small_features
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, compare_small, small_view
 from dedup.verification_model import MODELS, OPERATING_POINTS
-from dedup.verify import small_features
 
 WHOLE = np.eye(2, 3)
 MIRRORED = np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])

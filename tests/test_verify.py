@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import skimage.data
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from sklearn.datasets import load_sample_image
 
 from dedup.errors import ConfigError, ManifestError
-from dedup.evidence import compare, picture
+from dedup.evidence import SIDE, compare, picture
 from dedup.images import thumbnail
+from dedup.looks import BLURRED, Views, judge
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
-from dedup.verify import VerifySettings, settle_pairs, verify_pairs
+from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import described, png, verified
 
@@ -179,6 +180,52 @@ def test_each_image_is_read_once_and_none_for_settled_pairs() -> None:
     assert (
         verify_pairs(table, described(files), read_image, few).probability.tobytes() == verdicts.probability.tobytes()
     )
+
+
+def test_held_pictures_serve_later_calls() -> None:
+    files, pairs = some_pairs()
+    read: list[str] = []
+
+    def read_image(sample_id: str) -> bytes:
+        read.append(sample_id)
+        return files[sample_id]
+
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    held = HeldPictures(len(files))
+    first, second = (
+        verify_pairs(table, described(files), read_image, SETTINGS, held=held).probability.tobytes() for _ in range(2)
+    )
+    assert first == second
+    assert len(read) == len(set(read)) > 0
+
+
+def test_fewer_pictures_are_held_than_asked_for() -> None:
+    image = np.asarray(photograph("coins"))
+    made: list[str] = []
+
+    def make(name: str) -> Views:
+        made.append(name)
+        return Views(image)
+
+    held = HeldPictures(2)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        held.get(name, lambda name=name: make(name))
+    assert made == ["a", "b", "c", "b"]  # b was the one that was asked for least lately
+
+
+def test_a_blurred_copy_is_compared_with_the_picture_blurred_alike() -> None:
+    sharp = photograph("coins")
+    blurred = sharp.filter(ImageFilter.GaussianBlur(4))
+    one, other = Views(np.asarray(sharp)), Views(np.asarray(blurred))
+    assert one.lost > BLURRED * other.lost
+    plain = compare(one.at(SIDE), other.at(SIDE))
+    alike = compare(one.softened(other.lost), other.at(SIDE))
+    assert alike.inliers > plain.inliers
+    assert alike.correlation > plain.correlation + 0.05
+    accepted = judge(one, other, np.eye(2, 3), crowding=0.95)
+    assert accepted >= SETTINGS.accepts_from
+    different = Views(np.asarray(photograph("coffee").filter(ImageFilter.GaussianBlur(4))))
+    assert judge(one, different, np.eye(2, 3), crowding=0.0) < 0.1
 
 
 def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
