@@ -8,22 +8,19 @@ filter SHARDS     what the filter of a webdataset loader costs of its throughput
 search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
 edges RUN         the pairs nearest to the threshold, as contact sheets, and their labels
+mixed PHOTOS SMALL   planted copies found among many small pictures, and whether anything joins the two
 uniform LOOKALIKES   uniform sets: planted copies found, and what is removed that is no copy
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,13 +33,13 @@ from dedup.describe import DescribeSettings, describe_shard
 from dedup.errors import ConfigError, DedupError
 from dedup.images import decode
 from dedup.operating_curve import ProjectSettings
-from dedup.run_folder import RUN_FILE
 from dedup.shards import ShardReader, list_shards
 from pipelines import (
     calibrate,
     clean_benchmark,
     comparison,
     filter_benchmark,
+    mixed_benchmark,
     peers,
     search_benchmark,
     uniform_benchmark,
@@ -50,6 +47,7 @@ from pipelines import (
 from pipelines import edges as edge_sheets
 from pipelines.client import ClusterSettings
 from pipelines.fit_small import LABELS
+from pipelines.measured_run import dedup_run
 from pipelines.multiplied import multiply, samples
 from pipelines.settings import RunSettings
 
@@ -59,29 +57,6 @@ app = App(name="python -m pipelines.benchmark", help="The figures that the READM
 
 WITHOUT_EMBEDDER = ("--embedder", "none")
 CPU_STEPS = ("reading", "decoding", "hashing", "embedding")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One `dedup run` in a process of its own: `seconds` from its start to its end, and its run.json."""
-
-    seconds: float
-    document: Mapping[str, Any]
-
-    @property
-    def describe_seconds(self) -> float:
-        return float(self.document["steps"]["describe"]["wall_seconds"])
-
-
-def dedup_run(shards: str, out: Path, *arguments: str) -> Measured:
-    """Run the command line as a user does. Raises ConfigError with what it said last where it fails."""
-    command = [sys.executable, "-m", "pipelines.cli", "run", shards, "--out", str(out), *arguments]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise ConfigError(f"dedup run failed: {done.stderr.strip()[-500:]}")
-    return Measured(seconds, json.loads((out / RUN_FILE).read_text()))
 
 
 @app.command
@@ -328,6 +303,25 @@ def uniform(
         name: uniform_benchmark.drawn(name, count, seed) for name in uniform_benchmark.DRAWN
     }
     for line in uniform_benchmark.report(sets, copies, seed, sheets):
+        print(line, flush=True)
+
+
+@app.command
+def mixed(photos: str, small: str, *, copies: int = 4, seed: int = 0) -> None:
+    """Planted copies of photographs found among many small pictures, and pairs of the one and the other accepted.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs that are all different.
+    small
+        Shards of small pictures.
+    copies
+        Planted of each photograph.
+    seed
+        Of the planting.
+    """
+    for line in mixed_benchmark.report(photos, small, copies, seed):
         print(line, flush=True)
 
 

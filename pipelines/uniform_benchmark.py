@@ -8,28 +8,24 @@ The contact sheets show all of these, to be looked at.
 from __future__ import annotations
 
 import io
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from dedup.contact_sheet import Panel, pair_sheet
-from dedup.errors import ConfigError
 from dedup.intervals import wilson
 from dedup.manifest import read_manifest
 from dedup.planting import Score, plant, score
 from dedup.records import Member, Sample
-from dedup.run_folder import RUN_FILE, RunFolder
+from dedup.run_folder import RunFolder
 from pipelines.explain import read_pictures
 from pipelines.lookalikes import LOOKALIKES
+from pipelines.measured_run import dedup_run
 from pipelines.run_state import Run
 from pipelines.sample import write_planted
 
@@ -81,12 +77,7 @@ def measure(
     """Plant `copies` copies of each picture and run `dedup run` with `arguments`; the run lies in folder/run."""
     truth = write_planted(plant(originals, copies=copies, seed=seed), folder / "shards", _SHARDS, seed)
     run = folder / "run"
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(folder / "shards"), "--out", str(run), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"dedup run failed: {done.stderr.strip()[-500:]}")
-    steps: dict[str, Any] = json.loads((run / RUN_FILE).read_text())["steps"]
-    seconds = {step: float(steps[step]["wall_seconds"]) for step in ("describe", "search", "verify")}
+    seconds = dedup_run(str(folder / "shards"), run, *arguments).step_seconds
     return Outcome(score(read_manifest(str(run)), truth), _proposed(RunFolder(str(run)), truth), seconds)
 
 

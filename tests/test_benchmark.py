@@ -19,6 +19,7 @@ from dedup.planting import TRUTH_SCHEMA
 from dedup.shards import ShardReader, list_shards, write_shard
 from pipelines import benchmark, comparison, multiplied, peers, search_benchmark
 from pipelines.comparison import Planting, make_planting
+from pipelines.measured_run import dedup_run
 from pipelines.sample import photographs
 
 
@@ -254,7 +255,7 @@ def test_time_by_step_is_per_image() -> None:
 
 class TestDedupRun:
     def test_it_is_the_command_line_as_users_have_it(self, photos: Path, tmp_path: Path) -> None:
-        measured = benchmark.dedup_run(str(photos), tmp_path / "run", *benchmark.WITHOUT_EMBEDDER, "--workers", "1")
+        measured = dedup_run(str(photos), tmp_path / "run", *benchmark.WITHOUT_EMBEDDER, "--workers", "1")
         assert measured.document["counts"]["input"] == 12
         assert measured.document["embedder"]["name"] == "none"
         assert 0 < measured.describe_seconds < measured.seconds
@@ -262,4 +263,4 @@ class TestDedupRun:
 
     def test_its_error_is_handed_on(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"(?s)dedup run failed: .*nothing\.tar"):
-            benchmark.dedup_run(str(tmp_path / "nothing.tar"), tmp_path / "run")
+            dedup_run(str(tmp_path / "nothing.tar"), tmp_path / "run")
