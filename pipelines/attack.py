@@ -18,6 +18,7 @@ from distributed import Client, Future, as_completed
 
 from dedup import __version__
 from dedup.attack.attacks import by_kind
+from dedup.attack.checkpoints import check as check_checkpoint
 from dedup.attack.experiment import Task, check_device, resolve_device, samples_name
 from dedup.attack.forecast import hours
 from dedup.attack.profiles import AttackSettings, override, profile_named
@@ -84,6 +85,9 @@ def attack(
         pool = load_pool(run, settings)
         logger.info("%s distinct pictures for %s", f"{len(pool):,}", settings.plan.parts())
     work = tasks(settings)
+    for name in (task.file("checkpoints", "pt") for task in work):
+        if (checkpoint := folder.read_bytes(name)) is not None:
+            check_checkpoint(checkpoint, folder.path(name))
     with connect(cluster) as client:
         devices = sorted(set(client.run(resolve_device, device).values()))
         if not all(folder.exists(task.file("results", "json")) for task in work):
@@ -118,9 +122,8 @@ def _run_tasks(
     client: Client, folder: RunFolder, settings: AttackSettings, work: Sequence[Task], device: str
 ) -> dict[Task, dict[str, Any]]:
     """One task at a time in each worker process, however many threads it has: training sets its process's threads and
-    random state, and two models would share a GPU. Those that were interrupted come first, so that a checkpoint that is
-    refused is so before anything else is trained for long."""
-    waiting = deque(sorted(work, key=lambda task: not folder.exists(task.file("checkpoints", "pt"))))
+    random state, and two models would share a GPU."""
+    waiting = deque(work)
     running: dict[Future, tuple[Task, str]] = {}
     results: dict[Task, dict[str, Any]] = {}
     ended = as_completed()

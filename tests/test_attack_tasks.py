@@ -32,8 +32,9 @@ def planted(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_interrupted_tasks_come_first(tmp_path: Path, cluster: ClusterSettings) -> None:
-    """So that a checkpoint that is refused stops the attack before other models are trained."""
+def test_a_damaged_checkpoint_stops_the_attack_before_anything_is_trained(
+    tmp_path: Path, cluster: ClusterSettings
+) -> None:
     settings = override(TINY, {"gan_seeds": 0, "closed_form": False, "arms": ("duplicated", "deduplicated", "oracle")})
     out = tmp_path / "out"
     attack(str(out), settings, cluster)

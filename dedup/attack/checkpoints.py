@@ -37,6 +37,12 @@ def pack(fingerprint: str, step: int, parts: Mapping[str, Stateful], draws: torc
     return hashlib.sha256(content).digest() + content
 
 
+def check(checkpoint: bytes, name: str) -> None:
+    """Raises ConfigError, with `name`, where the checkpoint is damaged."""
+    if hashlib.sha256(checkpoint[_DIGEST:]).digest() != checkpoint[:_DIGEST]:
+        raise ConfigError(f"{name} is no whole checkpoint: delete it, and its training begins anew")
+
+
 def unpack(
     checkpoint: bytes, name: str, fingerprint: str, parts: Mapping[str, Stateful], draws: torch.Generator
 ) -> tuple[int, Any]:
@@ -44,10 +50,8 @@ def unpack(
 
     Raises ConfigError, with `name`, where the checkpoint is damaged or has another fingerprint.
     """
-    digest, content = checkpoint[:_DIGEST], checkpoint[_DIGEST:]
-    if hashlib.sha256(content).digest() != digest:
-        raise ConfigError(f"{name} is no whole checkpoint: delete it, and its training begins anew")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    check(checkpoint, name)
+    state = torch.load(io.BytesIO(checkpoint[_DIGEST:]), map_location="cpu", weights_only=True)
     if state["fingerprint"] != fingerprint:
         raise ConfigError(
             f"{name} is a checkpoint of other settings, images or another seed: delete it, or choose another OUT"
