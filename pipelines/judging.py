@@ -137,6 +137,7 @@ def judge(run: Run, client: Client) -> None:
             _verify_all(parts, client, [name], more, f"suggested-{round_number}-")
     elif near:
         _judge_all(parts, client, near, count)
+    client.run(_let_go)
     run.folder.remove(_WORK)
     run.finish("verify", suggested=added)
 
@@ -242,6 +243,11 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
 def _held_pictures(run: str, shards: tuple[Shard, ...], max_pixels: int, most: int) -> HeldPictures:  # noqa: ARG001
     """Those of this process: where everything looks alike, an image has pairs in every partition."""
     return HeldPictures(most)
+
+
+def _let_go() -> None:
+    """A cluster outlives the run."""
+    _held_pictures.cache_clear()
 
 
 def _conclude(
