@@ -63,7 +63,7 @@ def _without_edges(image: Image.Image) -> Image.Image:
     if min(image.size) < MIN_SIDE or not _may_have_edges(image):
         return image
     scale = min(1.0, LOOK_SIDE / max(image.size))
-    size = (round(image.width * scale), round(image.height * scale))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
     left, top, right, bottom = picture_box(small)
     if (left, top, right, bottom) == (0, 0, *size):
@@ -117,9 +117,9 @@ def _edge(lines: UInt8Array, mixed: int) -> int:
 
 def _band(lines: UInt8Array) -> int:
     """`_edge` of the colour of the first line."""
-    if not _is_plain(lines[0]):
-        return 0
     reach, thick = int(_DEEPEST * len(lines)), int(_THICK * len(lines))
+    if not reach or not _is_plain(lines[0]):  # of a strip, or of what many bands have left, no line can be spared
+        return 0
     colour, seen = _colour(lines[0]), lines[: reach + 2 + thick]
     share = _share(seen, colour)
     foreign = np.flatnonzero(share[:reach] < _WORDS)

@@ -70,12 +70,12 @@ def find_pairs(
         if verify.looks:
             local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
             found = pa.concat_tables([found, local])
-        if len(found) and verify.verify:
+        if len(found) and verify.looks:
             samples = _samples(rest, crowding)
             pairs += _Verification(shards, samples, search, verify, max_pixels).all(found)
         elif len(found):
             bits = 8 * descriptors[0].schema.field(search.hash).type.byte_width
-            pairs.append(judgement.by_scores(candidates.in_order(found), search, bits))
+            pairs.append(judgement.by_scores(candidates.in_order(found), search, verify, bits))
     return pa.concat_tables(pairs).sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
 
 

@@ -48,12 +48,13 @@ def accept_exact(candidates: pa.Table) -> pa.Table:
     return _judged(candidates, candidates["method"], everything, everything)
 
 
-def by_scores(candidates: pa.Table, settings: SearchSettings, hash_bits: int) -> pa.Table:
+def by_scores(candidates: pa.Table, settings: SearchSettings, verify: VerifySettings, hash_bits: int) -> pa.Table:
     """Candidates, sorted by a and b, judged by what proposed them: each pair is one row, by its hash where that accepts
-    it (within `max_bits`), else by its embedding where there is one (accepted from `min_cosine` on)."""
+    it (within `max_bits`, but not where only the same bytes will do), else by its embedding where there is one
+    (accepted from `min_cosine` on)."""
     first, cosine, likeness = _merged(candidates)
     bits = np.rint((1 - likeness) * hash_bits)  # NaN where the hashes did not propose the pair
-    by_hash = bits <= settings.max_bits
+    by_hash = (bits <= settings.max_bits) & (verify.accepts_from <= 1)
     by_cosine = ~by_hash & _accepted_by_cosine(settings, cosine)
     is_hash = by_hash | np.isnan(cosine)
     method = pc.if_else(pa.array(is_hash), "hash", "embedding")

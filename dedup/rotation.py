@@ -65,7 +65,7 @@ def straightened(image: Image.Image) -> Image.Image:
         return image
     rgb = np.asarray(image)
     scale = min(1.0, LOOK_SIDE / max(image.size))
-    size = (round(image.width * scale), round(image.height * scale))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     turn = find_turn(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
     return image if turn is None else Image.fromarray(_turned_back(rgb, turn))
 

@@ -86,11 +86,12 @@ def small_view(rgb: UInt8Array) -> SmallView:
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:
-    """(H, W, 3) uint8 -> the same picture with a longer side of VIEW_SIDE: all that `small_view` uses of it."""
+    """(H, W, 3) uint8 -> the same picture with a longer side of VIEW_SIDE, and a shorter one of 16 at least: all that
+    `small_view` uses of it."""
     scale = VIEW_SIDE / max(rgb.shape[:2])
-    if scale == 1:
-        return rgb
     size = (max(16, round(rgb.shape[1] * scale)), max(16, round(rgb.shape[0] * scale)))
+    if size == rgb.shape[1::-1]:
+        return rgb
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
 
 

@@ -47,6 +47,8 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
+VERSION = 1  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
 SAME_RESIDUAL = 3.0
@@ -83,7 +85,7 @@ class VerifySettings:
     """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
 
     pictures_held: int = 2000
-    """How many images, at up to 0.2 MB each, a process keeps in memory for further pairs."""
+    """How many images, at up to 0.4 MB each, a process keeps in memory for further pairs."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:

@@ -62,6 +62,9 @@ def calibrate(
     Raises ConfigError for a folder of another calibration, too few images, labels of unknown pairs, and for a target
     that these images cannot support (the report is written all the same).
     """
+    asked.plant.check_sample(asked.plant.images)
+    if labels is not None:
+        read_labels(_label_text(labels), labels)  # a file that is none should not cost a run first
     folder = RunFolder(out)
     root, shards = list_shards(asked.patterns, asked.root)
     inside = folder.path(planted_sample.FOLDER) + "/"
@@ -117,14 +120,25 @@ def _threshold(settings: RunSettings) -> float:
 def _labels(folder: RunFolder, shown: Sequence[Section], file: str | None) -> dict[Pair, str]:
     """The answers in labels.csv, and those of the file that the user names; labels.csv then holds both."""
     before = folder.read_bytes(LABELS)
-    given = read_labels(before.decode(), folder.path(LABELS)) if before else {}
+    given = read_labels(_decoded(before, folder.path(LABELS)), folder.path(LABELS)) if before else {}
     if file is not None:
-        if not Path(file).is_file():
-            raise ConfigError(f"{file}: no such file; --labels takes a CSV with the columns a, b, same")
         known = {*given, *((row["a"], row["b"]) for row in labelling.rows(shown, given))}
-        given |= read_labels(Path(file).read_text(encoding="utf-8"), file, known)
+        given |= read_labels(_label_text(file), file, known)
     _save_labels(folder, shown, given)
     return given
+
+
+def _label_text(file: str) -> str:
+    if not Path(file).is_file():
+        raise ConfigError(f"{file}: no such file; --labels takes a CSV with the columns a, b, same")
+    return _decoded(Path(file).read_bytes(), file)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is no CSV in UTF-8 ({error}); save it as that") from error
 
 
 def _save_labels(folder: RunFolder, shown: Sequence[Section], given: dict[Pair, str]) -> None:
@@ -197,6 +211,8 @@ def _share_source(share: float, project: ProjectSettings) -> str:
 
 def _threshold_text(settings: RunSettings) -> str:
     verify = settings.verify
+    if verify.accepts_from > 1:
+        return f"identical files only ({verify.strictness})"
     if not verify.verify:
         return "no verification, accepting by scores"
     by = verify.strictness if verify.min_probability is None else "set by you"
@@ -237,6 +253,10 @@ def _toml(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
 def text(report: dict[str, Any], out: str) -> str:
     """The report for a terminal."""
     total, pairs, here = report["recall"][-1], report["pairs"], report["operating_points"][0]
@@ -251,7 +271,7 @@ def text(report: dict[str, Any], out: str) -> str:
         f"after all, {pairs['open']} to be looked at; at most {pairs['rate_high']:.2g} per pair are false",
     ]
     lines.append(
-        f"precision {here['precision']:.2%}, at least {here['precision_low']:.2%}, in a run over "
+        f"precision {_share(here['precision'])}, at least {_share(here['precision_low'])}, in a run over "
         f"{report['projection']['images']:,} images of which {report['share']['value']:.2%} are copies "
         f"({report['share']['source']})"
     )

@@ -102,8 +102,8 @@ def judge(run: Run, client: Client) -> None:
     """Write pairs/*.parquet: every candidate once, with the evidence that decided it.
 
     Identical files are accepted; so are embeddings of at least `min_cosine` where the user set that. All other
-    candidates are verified, but with strictness `exact`; without verification, hashes within `max_bits` are accepted,
-    and embeddings only propose.
+    candidates are verified, but rejected with strictness `exact`; without verification, hashes within `max_bits` are
+    accepted, and embeddings only propose.
     """
     run.start("verify")
     for name in ("pairs", _WORK):
@@ -126,7 +126,7 @@ def judge(run: Run, client: Client) -> None:
     found = run.document["steps"]["search"]["candidates"]
     count = found["hash"] + found.get("embedding", 0) + found.get("local", 0)
     added = 0
-    if near and settings.verify.verify:
+    if near and settings.verify.looks:
         _verify_all(parts, client, near, count)
         for round_number in range(ROUNDS):
             name = f"candidates/suggested-{round_number}.parquet"
@@ -157,7 +157,7 @@ def _judge_all(parts: _Parts, client: Client, candidates: list[str], count: int)
 def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
     if not len(rows):
         return 0
-    pairs = by_scores(rows, parts.search, parts.hash_bits)
+    pairs = by_scores(rows, parts.search, parts.verify, parts.hash_bits)
     parts.folder.write_table(f"pairs/{partition:05d}.parquet", pairs)
     return int(pc.sum(pairs["accepted"]).as_py())
 
@@ -246,6 +246,7 @@ def _held_pictures(run: str, shards: tuple[Shard, ...], max_pixels: int, most: i
 
 
 def _let_go() -> None:
+    """A cluster outlives the run."""
     _held_pictures.cache_clear()
 
 

@@ -38,16 +38,17 @@ _DRAWN_COLUMNS = ["sample_id", "member", "offset", "size", "caption", "json"]
 
 
 def open_plan(folder: RunFolder, settings: PlantSettings, shards: Sequence[Shard]) -> dict[str, Any]:
-    """What this folder calibrates, and since which `date`: written at the first call, compared at every later one.
+    """What this folder calibrates, and since which `date`: written at the first call, compared at every later one, once
+    there are copies.
 
     Raises ConfigError where the folder holds another calibration, naming each difference, or anything else.
     """
     listing = fingerprint([(shard.shard_id, shard.size, shard.version) for shard in shards])
     asked = {**asdict(settings), "transforms": list(settings.transforms), "shards": listing}
     plan = folder.read_json(PLAN)
-    if plan is None:
-        if folder.exists(RUN_FILE) or folder.names(""):
-            raise ConfigError(f"{folder.url} holds something else than a calibration: choose another folder (OUT=...)")
+    if plan is None and (folder.exists(RUN_FILE) or folder.names("")):
+        raise ConfigError(f"{folder.url} holds something else than a calibration: choose another folder (OUT=...)")
+    if plan is None or not any(name.startswith(f"{FOLDER}/") for name in folder.sizes()):
         plan = {"asked": asked, "date": date.today().isoformat()}
         folder.write_json(PLAN, plan)
         return plan

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
-from dedup import candidates, describe
+from dedup import candidates, describe, verify
 from dedup.decisions import DecideSettings
 from dedup.errors import ConfigError, DedupError, ManifestError
 from dedup.manifest import manifest_name
@@ -146,7 +146,8 @@ class Run:
         chain += [candidates.VERSION, settings["search"], self.settings.verify.looks]
         chain.append([(entry["shard_id"], entry["sha256"]) for entry in self.document["shards"]])
         if step in ("verify", "decide"):
-            chain += [settings["verify"], repr(MODELS)]  # a refit judges every pair anew
+            # A refit or another operating point judges every pair anew, and so does other evidence.
+            chain += [settings["verify"], self.settings.verify.accepts_from, repr(MODELS), verify.VERSION]
         if step == "decide":
             chain += [settings["decide"], self._overrides_sha256()]
         return fingerprint(step, *chain)

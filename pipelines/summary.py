@@ -110,6 +110,8 @@ def _embedder(document: dict[str, Any]) -> str:
 
 def _accepts(settings: RunSettings) -> str:
     verify = settings.verify
+    if verify.accepts_from > 1:
+        return f"identical files only ({verify.strictness})"
     if not verify.verify:
         return f"hashes within {settings.search.max_bits} bits; nothing is verified"
     if verify.min_probability is None:

@@ -71,3 +71,21 @@ def test_at_most_a_part_goes() -> None:
     """A strip between wide bars is as likely a picture of its own."""
     image = ImageOps.expand(photograph("chelsea").resize((300, 60)), (0, 120), (0, 0, 0))
     assert without_borders(image) is image
+
+
+@pytest.mark.parametrize("size", [(64, 40_000), (40_000, 64), (64, 8_000), (8_000, 64)])
+def test_a_long_strip_stays(size: tuple[int, int]) -> None:
+    """At the size that borders and turns are looked for it is less than a line or two wide."""
+    image = Image.new("RGB", size, "white")
+    image.paste(photograph("chelsea").resize((40, 40)), (12, 12))
+    assert without_borders(image) is image
+
+
+def test_bands_within_bands_leave_something() -> None:
+    """Of stripes one after the other may count as an edge, until hardly a line is left to ask."""
+    striped = np.zeros((100, 80, 3), np.uint8)
+    for number, start in enumerate((18, 33, 42, 46, 48, 52, 59, 73)):
+        striped[start:] = ((60 + 97 * number) % 256, (200 + 61 * number) % 256, (30 + 151 * number) % 256)
+    left, top, right, bottom = picture_box(striped)
+    assert bottom > top
+    assert right > left

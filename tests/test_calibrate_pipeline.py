@@ -194,8 +194,23 @@ def test_folders_of_something_else_are_refused(finished: Path, copy: Path, clust
 def test_too_few_images_for_the_transforms_are_refused(
     finished: Path, tmp_path: Path, cluster: ClusterSettings
 ) -> None:
+    shards, out = finished / "shards", str(tmp_path / "out")
+    with pytest.raises(ConfigError, match="3 images x 1 copies are fewer than the 4 transforms"):
+        calibrate.calibrate(asked(shards, PlantSettings(3, 1, PLANT.transforms)), out, cluster)
+    assert not Path(out).exists()
     with pytest.raises(ConfigError, match="19 images x 2 copies are fewer than the 42 transforms"):
-        calibrate.calibrate(asked(finished / "shards", PlantSettings()), str(tmp_path / "out"), cluster)
+        calibrate.calibrate(asked(shards, PlantSettings()), out, cluster)
+    # What the message proposes can be done in the same folder, which holds no copies yet.
+    report = calibrate.calibrate(asked(shards, PlantSettings(5, 1, ("recompress",))), out, cluster)
+    assert report["pairs"]["sample"] == 5
+
+
+def test_where_nothing_is_found_the_report_says_so(finished: Path, tmp_path: Path, cluster: ClusterSettings) -> None:
+    settings = RunSettings(DescribeSettings(embedder="none"), verify=VerifySettings(strictness="exact"))
+    wanted = calibrate.Asked((str(finished / "shards"),), settings, PLANT, ProjectSettings())
+    text = calibrate.text(calibrate.calibrate(wanted, str(tmp_path / "out"), cluster), "out")
+    assert "accepts   identical files only (exact)" in text
+    assert "precision -, at least" in text
 
 
 def test_labels_of_unknown_pairs_are_refused_and_nothing_changes(
@@ -207,6 +222,9 @@ def test_labels_of_unknown_pairs_are_refused_and_nothing_changes(
         calibrate.calibrate(asked(finished / "shards"), str(copy), cluster, labels=str(file))
     with pytest.raises(ConfigError, match="no such file"):
         calibrate.calibrate(asked(finished / "shards"), str(copy), cluster, labels=str(tmp_path / "nowhere.csv"))
+    file.write_bytes("a,b,same\nä,ö,yes\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"mine\.csv is no CSV in UTF-8"):
+        calibrate.calibrate(asked(finished / "shards"), str(copy), cluster, labels=str(file))
     assert (copy / "labels.csv").read_bytes() == before
 
 

@@ -174,6 +174,7 @@ def test_the_sample_finds_its_planted_copies_and_no_others(
         ({"min_probability": 0.75}, "of at least 0.75 (set by you)"),
         ({"min_probability": 0.75, "calibrated_on": "ten pictures, 2026-01-02"}, "0.75 (ten pictures, 2026-01-02)"),
         ({"verify": False}, "hashes within 2 bits; nothing is verified"),
+        ({"strictness": "exact"}, "accepts  identical files only (exact)"),
     ],
 )
 def test_the_summary_says_what_is_accepted_and_on_what_data_that_was_measured(

@@ -31,6 +31,11 @@ RUNS = {
     "verified": RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0")),
     "hashes alone": RunSettings(describe=NO_EMBEDDER, verify=VerifySettings(verify=False)),
     "identical files alone": RunSettings(describe=NO_EMBEDDER, verify=VerifySettings(strictness="exact")),
+    "identical files and cosines": RunSettings(
+        describe=DescribeSettings(embedder="efficientnet_lite0"),
+        search=SearchSettings(min_cosine=0.99),
+        verify=VerifySettings(strictness="exact"),
+    ),
     "by cosine": RunSettings(
         describe=DescribeSettings(embedder="efficientnet_lite0"),
         search=SearchSettings(min_cosine=0.6, cells=2),
@@ -72,6 +77,16 @@ def test_pairs_and_manifest_are_those_of_a_run(
     manifest = dedup.decide(listed, tables, pairs, settings.decide)
     assert manifest.schema == MANIFEST_SCHEMA
     assert manifest.equals(dedup.read_manifest(str(out)).combine_chunks())
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_where_the_same_bytes_are_asked_for_no_hash_is_enough(verify: bool, shards: Path) -> None:
+    listed, tables = described(shards, DescribeSettings(embedder="efficientnet_lite0"))
+    never = SearchSettings(min_cosine=1.0)
+    pairs = dedup.find_pairs(listed, tables, never, VerifySettings(verify=verify, strictness="exact"))
+    assert pairs["probability"].null_count == len(pairs)
+    assert set(pairs.filter(pairs["accepted"])["method"].to_pylist()) == {"exact"}
+    assert len(pairs) > 2  # others were found, and hashes within max_bits among them
 
 
 def test_suggested_pairs_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:

@@ -14,17 +14,20 @@ from typing import Any
 
 import pytest
 
-from dedup import describe
+from dedup import describe, verify
 from dedup.decisions import DecideSettings
 from dedup.describe import DescribeSettings
 from dedup.errors import ConfigError, ManifestError
 from dedup.manifest import read_manifest
 from dedup.neighbors import SearchSettings
 from dedup.rewrite import CleanSettings
+from dedup.verification_model import OperatingPoint
 from pipelines import deciding, describing, searching
+from pipelines import deduplicate as deduplicating
 from pipelines.clean import clean
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate, redecide
+from pipelines.judging import judge
 from pipelines.run_state import Run
 from pipelines.settings import RunSettings
 from tests.run_files import files, rows
@@ -138,6 +141,22 @@ def test_a_run_of_a_version_with_other_descriptors_is_made_anew(
     run = deduplicate([str(shards)], str(out), SETTINGS, cluster)
     assert "was made by another version of dedup: its shards are described anew" in caplog.text
     assert run.document["steps"]["describe"]["described"] == 16
+
+
+@pytest.mark.parametrize("changed", ["evidence", "operating point"])
+def test_pairs_of_a_version_with_other_verification_are_judged_anew(
+    changed: str, shards: Path, out: Path, cluster: ClusterSettings
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if changed == "evidence":
+            patch.setattr(verify, "VERSION", verify.VERSION - 1)
+        else:
+            patch.setitem(verify.OPERATING_POINTS, "copies", OperatingPoint(0.5, "elsewhere"))
+        deduplicate([str(shards)], str(out), SETTINGS, cluster)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deduplicating, "AFTER_DESCRIBE", {"verify": _fail_after(judge, 0)})
+        with pytest.raises(StoppedError):
+            deduplicate([str(shards)], str(out), SETTINGS, cluster)
 
 
 def test_more_and_fewer_shards_keep_the_ids(shards: Path, out: Path, cluster: ClusterSettings) -> None:

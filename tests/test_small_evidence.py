@@ -54,6 +54,12 @@ def test_pictures_of_any_shape_are_compared(size: tuple[int, int]) -> None:
     assert compared(cat, cup).directions < 0.3
 
 
+@pytest.mark.parametrize("size", [(2, 96), (96, 1), (1, 1)])
+def test_a_line_of_pixels_is_no_error(size: tuple[int, int]) -> None:
+    """96 pixels are VIEW_SIDE, at which nothing else would have to be resized."""
+    assert probability(compared(small(photograph("chelsea"), size), small(photograph("coffee")))) < ACCEPTED
+
+
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_another_crop_is_laid_onto_the_picture(name: str) -> None:
     """A crop by a tenth, of which the guess knows nothing, is found; the guess is two pixels off."""
