@@ -69,6 +69,18 @@ def silhouettes() -> list[Image.Image]:
     return pictures
 
 
+def flags() -> list[Image.Image]:
+    """Three bands of other colours each: outlines that agree to the pixel."""
+    pictures = []
+    for seed in range(5):
+        colours = np.random.default_rng(seed).integers(0, 256, (3, 3))
+        image = Image.new("RGB", (300, 200))
+        for band, colour in enumerate(colours.tolist()):
+            ImageDraw.Draw(image).rectangle((100 * band, 0, 100 * band + 99, 199), fill=tuple(colour))
+        pictures.append(image)
+    return pictures
+
+
 def near_flat() -> list[Image.Image]:
     """Little more than one grey: soft clouds around it."""
     pictures = []
@@ -102,6 +114,13 @@ def test_their_copies_are_found(name: str) -> None:
             pairs.append((str(number), key))
     accepted = verified(files, pairs, CROWDING).probability >= ACCEPTS
     assert [pair for pair, found in zip(pairs, accepted, strict=True) if not found] == []
+
+
+@pytest.mark.parametrize("crowding", [0.0, CROWDING])
+def test_flags_of_other_colours_are_no_copies(crowding: float) -> None:
+    files = {str(number): png(image) for number, image in enumerate(flags())}
+    pairs = [(a, b) for a in files for b in files if a < b]
+    assert verified(files, pairs, crowding).probability.max() < ACCEPTS
 
 
 def test_flat_pictures_are_no_copies_of_each_other_whatever_their_colour() -> None:
