@@ -24,8 +24,8 @@ COLUMNS = ("a", "b", "same")
 def read_labels(text: str, name: str, known: Collection[Pair] | None = None) -> dict[Pair, str]:
     """The labels that were given, by pair; pairs without one are left out. `name` is the file, for messages.
 
-    Raises ConfigError, with the line, for a file without the three columns, an answer that is none of ANSWERS, a pair
-    that has two different ones, and, where `known` is given, a labelled pair that is not among them.
+    Raises ConfigError, with the line, for a file without the three columns, an answer that is none of ANSWERS or
+    of no pair, a pair that has two different ones, and, where `known` is given, a labelled pair that is not among them.
     """
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
     if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
@@ -47,6 +47,8 @@ def read_labels(text: str, name: str, known: Collection[Pair] | None = None) -> 
 def _check(answer: str, pair: Pair, where: str, labels: Labels, known: Collection[Pair] | None) -> None:
     if answer not in ANSWERS:
         raise ConfigError(f"{where}: same={answer!r}, which is none of {', '.join(ANSWERS)}")
+    if not all(pair):
+        raise ConfigError(f"{where}: a label needs two samples, a and b")
     if labels.get(pair, answer) != answer:
         raise ConfigError(f"{where}: {pair[0]} and {pair[1]} were {labels[pair]} before, now {answer}: leave one")
     if known is not None and pair not in known:

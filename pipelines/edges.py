@@ -22,7 +22,7 @@ from dedup.contact_sheet import Panel, pair_sheet
 from dedup.errors import ConfigError
 from dedup.intervals import wilson
 from pipelines.explain import read_pictures
-from pipelines.fit_small import read_labels
+from pipelines.fit_small import given_labels
 from pipelines.run_state import Run
 
 _COLUMNS = ["a", "b", "probability"]
@@ -74,7 +74,7 @@ def report(run: str, out: Path, each: int, labels: Path, columns: int, side: int
     """Write above.jpg, below.jpg and edges.csv into `out`: `each` pairs on either side, `columns` in a row, pictures of
     `side` pixels. Gives a line for each side."""
     opened = Run.reopen(run)
-    found = nearest(opened, each, read_labels(labels))
+    found = nearest(opened, each, given_labels(labels))
     pictures = read_pictures(opened, {name for edges in found.values() for edge in edges for name in (edge.a, edge.b)})
     out.mkdir(parents=True, exist_ok=True)
     threshold = opened.settings.verify.accepts_from

@@ -9,7 +9,6 @@ most of them shots of a scene moments apart, are not fitted.
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from dedup import images, looks, verification_model
 from dedup.errors import ConfigError
+from dedup.labels import Pair, read_labels
 from dedup.small_evidence import compare_small, small_view
 from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, likeness
 from pipelines.fit_verification import Examples, fit, random_copy, read, report, write
@@ -31,32 +31,18 @@ LABELS = Path(__file__).with_name("verification_labels.csv")
 # above it are one photograph (`python -m pipelines.benchmark edges` shows them).
 COPY_WEIGHT = 2.45
 PLANTED = 400
-ANSWERS = ("yes", "no", "unsure")
 
 
-def read_labels(path: Path = LABELS) -> dict[tuple[str, str], str]:
-    """(a, b), two sample_ids in order -> yes, no or unsure; rows without an answer are passed over.
-
-    Raises ConfigError where it is no such file.
-    """
+def given_labels(path: Path = LABELS) -> dict[Pair, str]:
+    """`labels.read_labels` of a file. Raises ConfigError where there is none, too."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; labels are a CSV with the columns a, b and same")
-    labels = {}
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if missing := {"a", "b", "same"} - set(rows.fieldnames or ()):
-            raise ConfigError(f"{path} has no column {', '.join(sorted(missing))}; labels need a, b and same")
-        for line, row in enumerate(rows, 2):
-            if row["same"] and (row["same"] not in ANSWERS or not row["a"] or not row["b"]):
-                raise ConfigError(f"{path}, line {line}: needs a, b, and same as {', '.join(ANSWERS)} or empty")
-            if row["same"]:
-                labels[row["a"], row["b"]] = row["same"]
-    return labels
+    return read_labels(path.read_text(encoding="utf-8"), str(path))
 
 
 def small_examples(shards: str, rng: np.random.Generator) -> Iterator[Examples]:
     """The labelled pairs; as many planted copies, and random pairs of different images."""
-    labels = {pair: same == "yes" for pair, same in read_labels().items() if same != "unsure"}
+    labels = {pair: same == "yes" for pair, same in given_labels().items() if same != "unsure"}
     needed = {name for pair in labels for name in pair}
     held: dict[str, bytes] = {}
     plain: list[bytes] = []

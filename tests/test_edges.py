@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from dedup.errors import ConfigError
+from dedup.labels import ANSWERS
 from dedup.records import PAIR_SCHEMA
 from dedup.run_folder import RunFolder
 from pipelines import benchmark
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.edges import Edge, nearest, share
-from pipelines.fit_small import ANSWERS, read_labels
+from pipelines.fit_small import given_labels
 from pipelines.settings import RunSettings
 
 
@@ -67,7 +68,7 @@ def test_sheets_and_a_list_to_fill_in_come_from_a_run(shards: Path, tmp_path: Pa
     assert "00000/a0,00001/b1,," in listed  # a recompressed copy
     filled = tmp_path / "filled.csv"
     filled.write_text(listed.replace("00000/a0,00001/b1,,", "00000/a0,00001/b1,yes,"))
-    assert read_labels(filled) == {("00000/a0", "00001/b1"): "yes"}
+    assert given_labels(filled) == {("00000/a0", "00001/b1"): "yes"}
 
 
 @pytest.mark.parametrize("content", ["a,b\nx,y\n", "a,b,same\nx,y,maybe\n", "a,b,same\nx,,yes\n"])
@@ -75,13 +76,13 @@ def test_labels_that_cannot_be_read_are_errors(tmp_path: Path, content: str) -> 
     path = tmp_path / "labels.csv"
     path.write_text(content)
     with pytest.raises(ConfigError, match="labels"):
-        read_labels(path)
+        given_labels(path)
     with pytest.raises(ConfigError, match="no such file"):
-        read_labels(tmp_path / "none.csv")
+        given_labels(tmp_path / "none.csv")
 
 
 def test_the_labels_of_the_project_are_whole() -> None:
-    labels = read_labels()
+    labels = given_labels()
     assert all(a < b for a, b in labels)
     assert {answer: sum(same == answer for same in labels.values()) > 100 for answer in ANSWERS} == dict.fromkeys(
         ANSWERS, True
