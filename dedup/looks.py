@@ -42,8 +42,9 @@ UNSURE_IN_A_CROWD = (0.2, 1.0)
 # of copies of printed pages the first look gave up 36 that the second accepts.
 FINE = 1 / 3
 # Where one picture keeps so many times less detail than the other, as a blurred copy does, hardly a local feature of
-# the two is the same: the other is blurred alike, by the first of these sigmas (pixels at SIDE) that does, and they are
-# compared once more. It finds the blurred copies of potatoes that were lost, and accepted no other pair of 2,400.
+# the two is the same: where neither look was sure, the other is blurred alike, by the first of these sigmas (pixels at
+# SIDE) that does, and they are compared once more. It finds the blurred copies of potatoes that were lost, and accepted
+# no other pair of 2,400.
 BLURRED = 3.0
 SOFTER = (0.7, 1.0, 1.4, 2.0, 2.8)
 CROWD = 0.8  # crowding up to here tells nothing
