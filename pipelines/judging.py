@@ -39,10 +39,11 @@ from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pair
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.searching import crowding_name
-from pipelines.shuffle import partitions_for, shuffle
+from pipelines.shuffle import partitions_for, share_out, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
+_ROW_BYTES = 8_000  # a pair's, with what is known of both samples
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 _FEW_PAIRS, _FEWEST_PARTITIONS = 64, 8  # small sets, too, are shared out among some cores
 
@@ -167,7 +168,7 @@ def _judge(parts: _Parts, rows: pa.Table, partition: int) -> int:
 
 def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int, prefix: str = "") -> None:
     read = parts.folder.read_table
-    partitions = partitions_for(count, 8_000)
+    partitions = partitions_for(count, _ROW_BYTES)
     use = functools.partial(_join_b, parts, prefix)
     shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
@@ -177,7 +178,8 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     partitions = max(partitions_for(count, _PAIR_BYTES), min(_FEWEST_PARTITIONS, -(-count // _FEW_PAIRS)))
     use = functools.partial(_verify, parts, prefix)
     if joined:
-        shuffle(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+        bring = share_out if partitions_for(count, _ROW_BYTES) == 1 else shuffle
+        bring(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
 
 
 def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:
