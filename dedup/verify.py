@@ -58,12 +58,12 @@ SAME_PROBABILITY = np.float32(0.999)
 # Pairs whose best windows are less alike than this cannot be copies: of images that are hardly larger than their
 # thumbnail, and of others, where more is asked the more of the picture the window covers. Measured on 1,200 planted
 # copies of photographs: 10 of the 2,846 pairs of copies lie below, and half of the candidates that are none. Of 20,000
-# candidates of CIFAR-10 it settles 58 %, and one of the 557 that verification accepts. Pictures without information are
-# not settled so: of a fine texture the thumbnail keeps nothing.
+# candidates of CIFAR-10 it settles 55 %, and none of the 557 that verification accepts. Pictures without information
+# are not settled so: of a fine texture the thumbnail keeps nothing.
 HOPELESS_SMALL = 0.58
 HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
 # ... or whose details agree less once they are laid on each other exactly. It loses one of 1,200 planted copies, and
-# leaves 42 % of the other candidates of photographs; of CIFAR-10 one more of those 557 pairs, and leaves 14 % of the
+# leaves 42 % of the other candidates of photographs; of CIFAR-10 one of those 557 pairs, and leaves 14 % of the
 # candidates that are left there. In uniform sets it leaves nearly all.
 HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.37, 0.65
 
