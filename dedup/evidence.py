@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.drawings import contradiction
+
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -70,7 +72,8 @@ class Evidence:
     `inliers`: feature matches at distinct places that one affine map explains. `agreeing`: share of the textured tiles
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
-    the overlap; `covered_other`: that of the other.
+    the overlap; `covered_other`: that of the other. `contradicted`: what `drawings.contradiction` says of drawn
+    pictures, lower is closer; 0 where that was not asked.
     """
 
     inliers: int
@@ -80,6 +83,7 @@ class Evidence:
     tiles: int
     covered: float
     covered_other: float
+    contradicted: float = 0.0
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -142,8 +146,8 @@ def _mirrored_bins() -> npt.NDArray[np.intp]:
 MIRRORED = _mirrored_bins()
 
 
-def compare(a: Picture, b: Picture, guess: Floats | None = None) -> Evidence:
-    """The evidence of the best alignment found.
+def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = False) -> Evidence:
+    """The evidence of the best alignment found; of `drawn` pictures also how much they contradict each other.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few.
@@ -151,9 +155,10 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None) -> Evidence:
     inliers, affine = _align(a, b, mirror=False)
     if inliers < _ENOUGH_INLIERS:
         inliers, affine = max((inliers, affine), _align(a, b, mirror=True), key=lambda found: found[0])
-    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= 3 else []
+    found = [_agreement(a, b, affine, inliers, drawn)] if affine is not None and inliers >= 3 else []
     if inliers < _ENOUGH_INLIERS:
-        found.append(_agreement(a, b, _in_pixels(np.eye(2, 3) if guess is None else guess, a, b), inliers))
+        whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
+        found.append(_agreement(a, b, whole, inliers, drawn))
     return max(found, key=_weight)
 
 
@@ -266,7 +271,7 @@ def _distinct(places: Floats) -> int:
     return len(np.unique(cells[:, 0] * (1 << 20) + cells[:, 1]))
 
 
-def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
+def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int, drawn: bool) -> Evidence:
     """What the pixels say of an alignment (a to b, in pixels)."""
     scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
     if scale < 0.05 or scale > 20:
@@ -293,16 +298,16 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence
     if textured.any() and (correlation[textured] > 0.9).mean() < 0.9:  # it may be the alignment that is not good enough
         better = _ecc(ours, theirs, mask)
         if better is not None:
-            ours = cv2.warpAffine(
+            moved = cv2.warpAffine(
                 ours,
                 better,
                 mask.shape[::-1],
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-            refined = _tiles(ours, theirs, mask)
+            refined = _tiles(moved, theirs, mask)
             if refined[2] > pixels:
-                correlation, textured, pixels = refined
+                ours, (correlation, textured, pixels) = moved, refined
     count = int(textured.sum())
     return Evidence(
         inliers=inliers,
@@ -312,6 +317,7 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence
         tiles=count,
         covered=shares[1],
         covered_other=shares[0],
+        contradicted=contradiction(ours, theirs, mask) if drawn else 0.0,
     )
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.drawings import CONTRADICTED, is_drawn
 from dedup.evidence import (
     GLANCE_SIDE,
     NO_EVIDENCE,
@@ -66,6 +67,7 @@ class Views:
         # Of larger pictures no more is held than the views need.
         self._pixels = rgb if self.small else grey_at(rgb, SIDE)
         self.lost = 0.0 if self.small else lost_at_a_glance(self._pixels)
+        self.drawn = not self.small and is_drawn(self._pixels, self.fine)
         self._colour = resized(rgb)
         self._prepared: dict[int, Picture] = {}
         self._small_view: SmallView | None = None
@@ -101,10 +103,19 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
         small = compare_small(a.as_small(), b.as_small(), guess)
         return float(MODELS["small"](small_features(small)[None])[0])
     probability, evidence = _by_pixels(a, b, guess, crowding)
+    if probability > UNLIKELY and contradict(a, b, guess):
+        return UNLIKELY
     if probability <= UNLIKELY or evidence.tiles >= FEW_TILES:
         return probability
     colours = compare_small(a.as_small(), b.as_small(), guess)
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
+
+
+def contradict(a: Views, b: Views, guess: Floats) -> bool:
+    """Whether both are drawings, and what is drawn is not the same, however much of it is."""
+    if not (a.drawn and b.drawn):
+        return False
+    return compare(a.at(SIDE), b.at(SIDE), guess, drawn=True).contradicted > CONTRADICTED
 
 
 def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[float, Evidence]:

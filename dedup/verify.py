@@ -29,11 +29,12 @@ import pyarrow.compute as pc
 
 from dedup.alignment import aligned_likeness
 from dedup.borders import without_borders
+from dedup.drawings import TWO_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.evidence import SIDE
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS, decode
-from dedup.looks import Views, judge, thumbnail_features
+from dedup.looks import UNLIKELY, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, WINDOWS, Likeness, likeness, luma, residual
@@ -47,7 +48,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 2  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 3  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -157,7 +158,10 @@ def verify_pairs(
                 logger.warning("%s; its pair with the other image is not accepted", error)
                 probability[row] = 0.0
             else:
-                probability[row] = judge(a, b, found.map[row], crowd[row])
+                if probability[row] == SAME_PROBABILITY:
+                    probability[row] = UNLIKELY if contradict(a, b, found.map[row]) else SAME_PROBABILITY
+                else:
+                    probability[row] = judge(a, b, found.map[row], crowd[row])
     finally:
         cv2.setNumThreads(threads)
     return Verdicts(probability, settled)
@@ -179,7 +183,8 @@ def settle(
     """The cheap half: (likeness, probability by thumbnails (N,), whether that is final (N,)) of the pairs (i, j).
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
-    Pairs that are `hopeful` (N,) are not dismissed for their thumbnails.
+    Pairs that are `hopeful` (N,) are not dismissed for their thumbnails. Drawings that thumbnails find to be the same
+    have that probability, but it is not final: two names on one form are too small for a thumbnail.
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
@@ -196,7 +201,16 @@ def settle(
     aligned = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left])
     hopeless[left] = aligned < np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
-    return found, probability.astype(np.float32), same | hopeless
+    settled = same | hopeless
+    settled[same] = small[same] | ~_drawn(thumbnails, i[same], j[same])
+    return found, probability.astype(np.float32), settled
+
+
+def _drawn(thumbnails: UInt8Array, i: Ints, j: Ints) -> Bools:
+    """(N,): whether both pictures of a pair may be drawings."""
+    used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    drawn = plainness(luma(thumbnails[used]))[:, 1] >= TWO_LEVELS_OF_THUMBNAILS
+    return np.asarray(drawn[place[: len(i)]] & drawn[place[len(i) :]], bool)
 
 
 def _suggested(pairs: pa.Table) -> Bools:
