@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dedup.drawings import plainness
 from dedup.rotation import straightened
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -34,6 +35,7 @@ _RETURNED = 0.5  # share of a line from which it has
 _DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
 _MOST = 0.6  # of a side's length that edges may take together
 _EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
+_FEW_TONES = 0.93  # ... and of three grey levels: what is left of a flag without its first band
 _MIXED = 2  # lines between two bands of a frame, or of a picture and what was around it
 _RINGS = 6  # a frame is peeled band by band
 
@@ -99,10 +101,17 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
             break
     if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
         return 0, 0, width, height
-    inside = rgb[top:bottom, left:right].reshape(-1, 3)
-    if _share(inside, _colour(inside)) >= _EMPTY:  # a page, a chart, a screenshot: what is around it tells them apart
+    if (left, top, right, bottom) != (0, 0, width, height) and _is_empty(rgb[top:bottom, left:right]):
         return 0, 0, width, height
     return left, top, right, bottom
+
+
+def _is_empty(inside: UInt8Array) -> bool:
+    """A page, a chart, a screenshot, a flag: what is around it tells them apart."""
+    pixels = inside.reshape(-1, 3)
+    if _share(pixels, _colour(pixels)) >= _EMPTY:
+        return True
+    return bool(plainness(np.asarray(Image.fromarray(inside).convert("L"))[None])[0, 1] >= _FEW_TONES)
 
 
 def _edge(lines: UInt8Array, mixed: int) -> int:

@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 UInt8Array = npt.NDArray[np.uint8]
 
-# Share of the pixels that the two most frequent grey levels have, and that the most frequent one has where a picture is
-# as fine as print. 4 of 100 photographs are so plain, and none of potatoes before black.
-TWO_LEVELS, ONE_LEVEL = 0.7, 0.45
-TWO_LEVELS_OF_THUMBNAILS = 0.6  # which mix ink and paper; 12 of 100 photographs
+# Share of the pixels that the three most frequent grey levels have, and that the most frequent one has where a picture
+# is as fine as print. 4 of 100 photographs are so plain, and none of potatoes before black.
+THREE_LEVELS, ONE_LEVEL = 0.85, 0.45
+THREE_LEVELS_OF_THUMBNAILS = 0.75  # which mix ink and paper; 8 of 100 photographs
 _LEVEL = 8  # levels of 0..255 to either side count as the same
 
-# Areas are counted in squares of 16 by 16 pixels. Of 15 templates the pictures differ by 3.1 squares or more; copies by
-# less than 1, but for the words and stickers that some bear, and for noise.
-CONTRADICTED = 2.5
+# Areas are counted in squares of 16 by 16 pixels. Pictures of 16 templates differ by 3.1 squares and more, forms in
+# which one entry of ten differs by 1 to 2.7; copies by 0.5, but for words and stickers put over them, and for noise.
+CONTRADICTED = 0.9
 _SQUARE = 16 * 16
 _SMOOTH = 0.8  # sigma before gradients are taken, in pixels,
 _NEAR = 3.5  # and of the surroundings of a pixel within which they are compared
@@ -37,29 +37,34 @@ _NOISE = 8.0  # so many times the contradicted area holds strokes in one picture
 
 
 def is_drawn(grey: UInt8Array, fine: bool) -> bool:
-    """`grey` (H, W) uint8, a picture without borders; `fine`: whether it loses much when it is reduced, as print does."""
-    one, two = plainness(grey[None])[0]
-    return bool(two >= TWO_LEVELS or (fine and one >= ONE_LEVEL))
+    """`grey` (H, W) uint8, without borders; `fine`: whether the picture loses much when reduced, as print does."""
+    one, three = plainness(grey[None])[0]
+    return bool(three >= THREE_LEVELS or (fine and one >= ONE_LEVEL))
 
 
 def plainness(greys: UInt8Array) -> npt.NDArray[np.float64]:
     """(N, H, W) uint8 -> (N, 2): the shares of pixels, 0..1, that the most frequent grey level of each picture has, and
-    that the two most frequent have together."""
+    that the three most frequent have together."""
     window = np.ones(2 * _LEVEL + 1)
     found = np.empty((len(greys), 2))
     for row, grey in enumerate(greys):
-        counts = np.bincount(grey.ravel(), minlength=256)
-        around = np.convolve(counts, window, "same")
-        level = int(around.argmax())
-        counts[max(0, level - _LEVEL) : level + _LEVEL + 1] = 0
-        found[row] = around[level], around[level] + np.convolve(counts, window, "same").max()
-    return found / greys[0].size if len(greys) else found
+        counts = np.bincount(grey.ravel(), minlength=256).astype(np.float64)
+        shares = []
+        for _ in range(3):
+            around = np.convolve(counts, window, "same")
+            level = int(around.argmax())
+            shares.append(around[level] / grey.size)
+            counts[max(0, level - _LEVEL) : level + _LEVEL + 1] = 0
+        found[row] = shares[0], sum(shares)
+    return found
 
 
 def contradiction(first: Any, second: Any, mask: UInt8Array) -> float:
     """`first`, `second` (H, W) float32, one laid onto the other; `mask` (H, W) uint8, 1 where both are -> the area, in
     squares of 16 by 16 pixels, in which both hold strokes, but not the same; 0 where one is noisy all over."""
-    inside = cv2.erode(mask, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1).astype(np.float32)
+    inside = cv2.erode(mask, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1).astype(
+        np.float32
+    )
     contradicted = bare = 0.0
     for axis in ((1, 0), (0, 1)):
         a, b = (

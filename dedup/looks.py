@@ -52,9 +52,11 @@ SOFTER = (0.7, 1.0, 1.4, 2.0, 2.8)
 CROWD = 0.8  # crowding up to here tells nothing
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
-# more levels (`SmallEvidence.centre`): flags of three colours have 16 tiles and differ by 45 to 116. Of the copies of
+# more levels (`SmallEvidence.centre`): flags of three colours have 16 to 32 tiles and differ by 45 to 116. Of copies of
 # photographs, potatoes and vases 99 in 100 have 27 tiles and more; asked of all below 40, it lost 2 of 100 of them.
-FEW_TILES, OTHER_COLOURS = 24, 40.0
+FEW_TILES, FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 24, 40, 40.0
+# Of two colours and the edge between them, as in a part of a flag, there are many.
+WHOLE, FEW_INLIERS = 0.5, 3  # share of the picture that is covered; feature matches
 UNLIKELY = 0.01  # what they get at most
 
 
@@ -105,8 +107,11 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability > UNLIKELY and contradict(a, b, guess):
         return UNLIKELY
-    if probability <= UNLIKELY or evidence.tiles >= FEW_TILES:
+    drawn = a.drawn and b.drawn
+    if probability <= UNLIKELY or evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
         return probability
+    if drawn and evidence.covered_other < WHOLE and evidence.inliers < FEW_INLIERS:
+        return UNLIKELY
     colours = compare_small(a.as_small(), b.as_small(), guess)
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
 

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from dedup.alignment import aligned_likeness
 from dedup.borders import without_borders
-from dedup.drawings import TWO_LEVELS_OF_THUMBNAILS, plainness
+from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.evidence import SIDE
 from dedup.hashes import MIN_INFORMATION
@@ -54,6 +54,7 @@ VERSION = 3  # counted up where the same candidates are judged otherwise: older 
 # one thing on one background, as alike as any, differ by 18 and more.
 SAME_RESIDUAL = 3.0
 SAME_WORST = 12.0
+SAME_WORST_OF_DRAWINGS = 4.0  # two names on one form differ by 12 and more, and so do many copies by more than 4
 SAME_LIKENESS = 0.99
 SAME_PROBABILITY = np.float32(0.999)
 # Pairs whose best windows are less alike than this cannot be copies: of images that are hardly larger than their
@@ -190,7 +191,9 @@ def settle(
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
     found = _without_windows(thumbnails, i, j)
     same = (found.whole >= SAME_LIKENESS) & telling
+    equal = np.zeros_like(same)
     rms, worst = residual(thumbnails, i[same], j[same])
+    equal[same] = worst <= SAME_WORST_OF_DRAWINGS
     same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
     probability = MODELS["thumbnails"](thumbnail_features(found))
@@ -202,14 +205,14 @@ def settle(
     hopeless[left] = aligned < np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
-    settled[same] = small[same] | ~_drawn(thumbnails, i[same], j[same])
+    settled[same] = small[same] | equal[same] | ~_drawn(thumbnails, i[same], j[same])
     return found, probability.astype(np.float32), settled
 
 
 def _drawn(thumbnails: UInt8Array, i: Ints, j: Ints) -> Bools:
     """(N,): whether both pictures of a pair may be drawings."""
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    drawn = plainness(luma(thumbnails[used]))[:, 1] >= TWO_LEVELS_OF_THUMBNAILS
+    drawn = plainness(luma(thumbnails[used]))[:, 1] >= THREE_LEVELS_OF_THUMBNAILS
     return np.asarray(drawn[place[: len(i)]] & drawn[place[len(i) :]], bool)
 
 
