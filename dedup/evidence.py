@@ -16,7 +16,6 @@ pictures and their order alone: descriptors are whole numbers, so that their pro
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.drawings import contradiction
+from dedup.geometry import band_pass, determinant, stretches
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -257,11 +257,7 @@ def _least_squares(source: Floats, target: Floats) -> Floats | None:
 
 def _plausible(affine: Floats) -> bool:
     """Retouching scales by less than 8 and squeezes by less than 2.2."""
-    (a, b), (c, d) = affine[:, :2].tolist()
-    # The singular values of a 2x2 matrix, from the sum of their squares and their product.
-    squares, product = a * a + b * b + c * c + d * d, abs(a * d - b * c)
-    root = math.sqrt(max(squares * squares - 4 * product * product, 0.0))
-    large, little = math.sqrt((squares + root) / 2), math.sqrt(max(squares - root, 0.0) / 2)
+    large, little = stretches(affine)
     return little > 0.12 and large < 8 and large < 2.2 * little
 
 
@@ -273,7 +269,7 @@ def _distinct(places: Floats) -> int:
 
 def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int, drawn: bool) -> Evidence:
     """What the pixels say of an alignment (a to b, in pixels)."""
-    scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+    scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
         return NO_EVIDENCE
     if scale > 1:  # the finer picture is reduced to the coarser one, never the reverse
@@ -326,14 +322,9 @@ def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:
     return cv2.warpAffine(source, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _band(grey: Any) -> Any:
-    fine, coarse = _BAND
-    return cv2.GaussianBlur(grey, (0, 0), fine) - cv2.GaussianBlur(grey, (0, 0), coarse)
-
-
 def _tiles(ours: Any, theirs: Any, mask: UInt8Array) -> tuple[Floats, npt.NDArray[np.bool_], float]:
     """Correlation of each tile (8, 8), which tiles hold texture in either picture, and the correlation of the whole."""
-    first, second = _band(ours), _band(theirs)
+    first, second = band_pass(ours, _BAND), band_pass(theirs, _BAND)
     inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
     inside = inside.astype(np.float32)
 
@@ -358,7 +349,7 @@ def _tiles(ours: Any, theirs: Any, mask: UInt8Array) -> tuple[Floats, npt.NDArra
 def _ecc(ours: Any, theirs: Any, mask: UInt8Array) -> Floats | None:
     """The map that moves `ours` onto `theirs` exactly, found at half the size; None where there is none nearby."""
     half = (max(8, mask.shape[1] // 2), max(8, mask.shape[0] // 2))
-    moving, fixed = (_band(cv2.resize(grey, half, interpolation=cv2.INTER_AREA)) for grey in (ours, theirs))
+    moving, fixed = (band_pass(cv2.resize(grey, half, interpolation=cv2.INTER_AREA), _BAND) for grey in (ours, theirs))
     valid = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 1e-3)
     try:

@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.geometry import band_pass, stretches
+
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -82,7 +84,7 @@ def small_view(rgb: UInt8Array) -> SmallView:
     rgb = resized(rgb)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     halved, colour = (_reduced(pixels, by) for pixels, by in ((grey, _HALF), (rgb, _THIRD)))
-    return SmallView(grey, _band(halved, _TEXTURE), _gradient(grey), colour.astype(np.float32))
+    return SmallView(grey, band_pass(halved, _TEXTURE), _gradient(grey), colour.astype(np.float32))
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:
@@ -181,7 +183,7 @@ def _textured(grey: Any, laid: _Laid) -> int:
     def mean(values: Any) -> Any:
         return cv2.resize(values, (_TILES, _TILES), interpolation=cv2.INTER_AREA)
 
-    energies = [mean(np.square(_band(each, _TEXTURE))) for each in (grey, laid.grey)]
+    energies = [mean(np.square(band_pass(each, _TEXTURE))) for each in (grey, laid.grey)]
     covered = mean(laid.inside.astype(np.float32)) > 0.4
     return int((covered & (np.minimum(*energies) > _MIN_TEXTURE**2)).sum())
 
@@ -194,7 +196,7 @@ def _ecc(a: SmallView, b: SmallView, affine: Floats) -> Floats | None:
         _, found = cv2.findTransformECC(a.halved, b.halved, start, cv2.MOTION_AFFINE, stop, None, 1)
     except cv2.error:  # it does not converge where nothing agrees
         return None
-    large, little = np.linalg.svd(found[:, :2], compute_uv=False).tolist()
+    large, little = stretches(found)
     plausible = little > _SCALED[0] and large < _SCALED[1] and large < _SQUEEZED * little
     return _resized(np.asarray(found, np.float64), _HALF) if plausible else None
 
@@ -228,10 +230,6 @@ def _warp(
 ) -> Any:
     """`onto`: the shape of the other picture, of which `affine` is a map to these pixels."""
     return cv2.warpAffine(pixels, affine, onto[1::-1], flags=flags | cv2.WARP_INVERSE_MAP, borderMode=border)
-
-
-def _band(grey: Any, sigmas: tuple[float, float]) -> Any:
-    return cv2.GaussianBlur(grey, (0, 0), sigmas[0]) - cv2.GaussianBlur(grey, (0, 0), sigmas[1])
 
 
 def _gradient(grey: Any, sigma: float = _SMOOTH) -> Any:

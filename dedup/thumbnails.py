@@ -121,7 +121,8 @@ def likeness(
 
 def luma(thumbnails: UInt8Array) -> UInt8Array:
     """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
-    return np.asarray((thumbnails.astype(np.float32) @ _LUMA + 128) // 256, np.uint8)
+    red, green, blue = (thumbnails[..., channel].astype(np.uint16) for channel in range(3))
+    return np.asarray((77 * red + 150 * green + 29 * blue + 128) >> 8, np.uint8)  # below 2**16
 
 
 def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:

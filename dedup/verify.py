@@ -201,8 +201,8 @@ def settle(
     dismissible = telling & ~same & ~(hopeful & ~small)
     hopeless &= dismissible
     left = np.flatnonzero(dismissible & ~hopeless)
-    aligned = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left])
-    hopeless[left] = aligned < np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
+    least = np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
+    hopeless[left] = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left], least) < least
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
     settled[same] = small[same] | equal[same] | ~_drawn(thumbnails, i[same], j[same])
