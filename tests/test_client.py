@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from dedup.errors import ConfigError
@@ -33,6 +35,13 @@ def test_the_machine_is_used_and_not_oversubscribed(
 def test_an_address_where_no_scheduler_listens_is_named(address: str) -> None:
     with pytest.raises(ConfigError, match=f"no Dask scheduler answers at {address}"), connect(ClusterSettings(address)):
         pytest.fail("connected")
+
+
+def test_workers_keep_memory_to_use_it_again() -> None:
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    with connect(ClusterSettings(workers=1)) as client:
+        (of_worker,) = client.run(lambda: [int(os.environ[name]) for name in names]).values()
+    assert min(of_worker) > 30e6
 
 
 def test_settings_that_contradict_are_refused() -> None:
