@@ -33,7 +33,7 @@ COARSE_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
 _LUMA = np.array([77, 150, 29], np.float32)  # ITU-R 601, times 256: sums stay below 2**24, so they are exact
 _PAIRS_PER_BLOCK = 4096
-_PICTURES_PER_BLOCK = 32  # of which all windows are held at a time
+_CELLS_PER_BLOCK = 500_000  # of all windows of the pictures that are held at a time: 4 MB, as processors' caches are
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
@@ -86,8 +86,9 @@ def likeness(
     """
     greys = _grey(thumbnails)
     wholes = np.zeros((0, 2 * side**2), np.float32)
+    per_block = max(1, _CELLS_PER_BLOCK // (len(_geometry(windows)[1]) * side**2))
     if len(greys):
-        blocks = (greys[start : start + _PICTURES_PER_BLOCK] for start in range(0, len(greys), _PICTURES_PER_BLOCK))
+        blocks = (greys[start : start + per_block] for start in range(0, len(greys), per_block))
         wholes = np.concatenate([_signatures(block, [_whole()], side)[:, 0] for block in blocks])
     mirrored = _mirror(wholes, side)
     ends = np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)])
@@ -98,8 +99,8 @@ def likeness(
     whole = np.full((2, 2 * n), -np.inf, np.float32)
     order = np.argsort(ends, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(ends[order])) + 1) if n else []
-    for start in range(0, len(groups), _PICTURES_PER_BLOCK):
-        block = groups[start : start + _PICTURES_PER_BLOCK]
+    for start in range(0, len(groups), per_block):
+        block = groups[start : start + per_block]
         signed = _signatures(greys[[ends[rows[0]] for rows in block]], _geometry(windows)[0], side)
         for rows, parts in zip(block, signed, strict=True):
             for flip, signatures in enumerate((wholes, mirrored)):
