@@ -16,14 +16,14 @@ pictures and their order alone: descriptors are whole numbers, so that their pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.drawings import contradiction
+from dedup.disagreement import contested, contradiction, unshared
 from dedup.geometry import band_pass, determinant, stretches
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,7 @@ _TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of the side, 
 _TILE_AGREES = 0.6  # correlation
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
+_ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Evidence:
     `inliers`: feature matches at distinct places that one affine map explains. `agreeing`: share of the textured tiles
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
-    the overlap; `covered_other`: that of the other. `contradicted`: what `drawings.contradiction` says of drawn
-    pictures, lower is closer; 0 where that was not asked.
+    the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
+    closer: `contested`, and of drawn pictures `contradicted` and `unshared`, as `disagreement` says them.
     """
 
     inliers: int
@@ -83,7 +84,9 @@ class Evidence:
     tiles: int
     covered: float
     covered_other: float
+    contested: float = 0.0
     contradicted: float = 0.0
+    unshared: float = 0.0
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -147,7 +150,7 @@ MIRRORED = _mirrored_bins()
 
 
 def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = False) -> Evidence:
-    """The evidence of the best alignment found; of `drawn` pictures also how much they contradict each other.
+    """The evidence of the best alignment found; `drawn` asks what is asked of drawings, too.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few.
@@ -155,14 +158,23 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     inliers, affine = _align(a, b, mirror=False)
     if inliers < _ENOUGH_INLIERS:
         inliers, affine = max((inliers, affine), _align(a, b, mirror=True), key=lambda found: found[0])
-    found = [_agreement(a, b, affine, inliers, drawn)] if affine is not None and inliers >= 3 else []
+    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= 3 else []
     if inliers < _ENOUGH_INLIERS:
         whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
-        found.append(_agreement(a, b, whole, inliers, drawn))
-    return max(found, key=_weight)
+        found.append(_agreement(a, b, whole, inliers))
+    evidence, laid = max(found, key=_weight)
+    if laid is None or evidence.correlation < _ALIKE:
+        return evidence
+    evidence = replace(evidence, contested=contested(*laid))
+    return replace(evidence, contradicted=contradiction(*laid), unshared=unshared(*laid)) if drawn else evidence
 
 
-def _weight(evidence: Evidence) -> float:
+# One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8.
+_Laid = tuple[Any, Any, UInt8Array]
+
+
+def _weight(found: tuple[Evidence, _Laid | None]) -> float:
+    evidence, _ = found
     return evidence.correlation * min(1.0, evidence.tiles / 16) * evidence.covered
 
 
@@ -267,24 +279,24 @@ def _distinct(places: Floats) -> int:
     return len(np.unique(cells[:, 0] * (1 << 20) + cells[:, 1]))
 
 
-def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int, drawn: bool) -> Evidence:
+def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> tuple[Evidence, _Laid | None]:
     """What the pixels say of an alignment (a to b, in pixels)."""
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
-        return NO_EVIDENCE
+        return NO_EVIDENCE, None
     if scale > 1:  # the finer picture is reduced to the coarser one, never the reverse
         a, b, affine, scale = b, a, cv2.invertAffineTransform(affine), 1 / scale
     height, width = b.grey.shape
     mask = cv2.warpAffine(np.ones_like(a.grey), affine, (width, height), flags=cv2.INTER_NEAREST)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if mask.sum() < 400 or len(rows) < 16 or len(columns) < 16:
-        return NO_EVIDENCE
+        return NO_EVIDENCE, None
     top, left = rows[0], columns[0]
     inside = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
     overlap, mask = int(mask.sum()), mask[inside]
     shares = sorted((min(1.0, overlap / b.grey.size), min(1.0, overlap / (a.grey.size * scale**2))))
     if shares[1] < _MIN_COVERED:
-        return NO_EVIDENCE
+        return NO_EVIDENCE, None
     source = a.grey.astype(np.float32)
     if scale < 0.75:
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
@@ -305,7 +317,7 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int, drawn: bool
             if refined[2] > pixels:
                 ours, (correlation, textured, pixels) = moved, refined
     count = int(textured.sum())
-    return Evidence(
+    evidence = Evidence(
         inliers=inliers,
         agreeing=float((correlation[textured] > _TILE_AGREES).mean()) if count else 0.0,
         correlation=float(correlation[textured].mean()) if count else 0.0,
@@ -313,8 +325,8 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int, drawn: bool
         tiles=count,
         covered=shares[1],
         covered_other=shares[0],
-        contradicted=contradiction(ours, theirs, mask) if drawn else 0.0,
     )
+    return evidence, (ours, theirs, mask)
 
 
 def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.drawings import CONTRADICTED, is_drawn
+from dedup.disagreement import CONTESTED, CONTRADICTED, UNSHARED
+from dedup.drawings import is_drawn
 from dedup.evidence import (
     GLANCE_SIDE,
     NO_EVIDENCE,
@@ -69,7 +70,7 @@ class Views:
         # Of larger pictures no more is held than the views need.
         self._pixels = rgb if self.small else grey_at(rgb, SIDE)
         self.lost = 0.0 if self.small else lost_at_a_glance(self._pixels)
-        self.drawn = not self.small and is_drawn(self._pixels, self.fine)
+        self._drawn: bool | None = None
         self._colour = resized(rgb)
         self._prepared: dict[int, Picture] = {}
         self._small_view: SmallView | None = None
@@ -83,6 +84,13 @@ class Views:
     def fine(self) -> bool:
         """Whether a first look shows too little of it."""
         return self.lost > FINE
+
+    @property
+    def drawn(self) -> bool:
+        """Whether more is asked of it."""
+        if self._drawn is None:
+            self._drawn = not self.small and is_drawn(self._pixels, self.fine)
+        return self._drawn
 
     def softened(self, lost: float) -> Picture:
         """At SIDE, blurred until it would lose about as much at a glance as a picture that loses `lost`."""
@@ -105,10 +113,12 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
         small = compare_small(a.as_small(), b.as_small(), guess)
         return float(MODELS["small"](small_features(small)[None])[0])
     probability, evidence = _by_pixels(a, b, guess, crowding)
-    if probability > UNLIKELY and contradict(a, b, guess):
+    if probability <= UNLIKELY:
+        return probability
+    if evidence.contested > CONTESTED or contradict(a, b, guess):
         return UNLIKELY
     drawn = a.drawn and b.drawn
-    if probability <= UNLIKELY or evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
+    if evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
         return probability
     if drawn and evidence.covered_other < WHOLE and evidence.inliers < FEW_INLIERS:
         return UNLIKELY
@@ -117,10 +127,12 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
 
 
 def contradict(a: Views, b: Views, guess: Floats) -> bool:
-    """Whether both are drawings, and what is drawn is not the same, however much of it is."""
-    if not (a.drawn and b.drawn):
+    """Whether one is a drawing, of which the other may be a blurred or faded copy, and what is drawn is not the same,
+    however much of it is."""
+    if a.small or b.small or not (a.drawn or b.drawn):
         return False
-    return compare(a.at(SIDE), b.at(SIDE), guess, drawn=True).contradicted > CONTRADICTED
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, drawn=True)
+    return evidence.contradicted > CONTRADICTED or evidence.unshared > UNSHARED
 
 
 def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[float, Evidence]:
