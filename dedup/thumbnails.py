@@ -1,6 +1,7 @@
 """Do two pictures look the same at 32x32? The cheap evidence, from stored thumbnails alone.
 
     likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
+    turned_likeness(thumbnails, i, j): how well the wholes fit, one turned by 90 or 180 degrees, or flipped
     part_likeness(greys, i, j): how well some part of one fits the other; coarse and faster, to rank many pairs
 
 Of each picture some 200 windows (the whole, crops down to half of each side, parts without a bar) are reduced to 16x16
@@ -120,6 +121,38 @@ def likeness(
     )
 
 
+def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
+    """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> (N,) float32, -1..1, higher is closer: the
+    best correlation of picture i, turned by 90, 180 or 270 degrees, mirrored or not, with picture j; and (N, 2, 3):
+    where the point (x, y) of picture i, in 0..1, lies in picture j by that. Symmetric in i and j, but for the maps.
+    """
+    best, turn = np.full(len(i), -1, np.float32), np.zeros(len(i), np.intp)
+    used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    wholes = _coarse_wholes(luma(thumbnails[used]))
+    cells = wholes.reshape(-1, 2, COARSE_SIDE, COARSE_SIDE)
+    for number, (quarters, mirrored) in enumerate(_TURNS):
+        turned = np.rot90(cells[..., ::-1] if mirrored else cells, quarters, (2, 3)).reshape(wholes.shape)
+        for start in range(0, len(i), _PAIRS_PER_BLOCK):
+            block = slice(start, start + _PAIRS_PER_BLOCK)
+            products = turned[place[: len(i)][block]] * wholes[place[len(i) :][block]]
+            fits = products.sum(1, dtype=np.float64).astype(np.float32) / np.float32(_UNIT**2)
+            better = fits > best[block]
+            best[block][better], turn[block][better] = fits[better], number
+    return best, np.stack([_turn(*each) for each in _TURNS])[turn]
+
+
+# Quarters counterclockwise, after mirroring or not: all but the two that `likeness` tries.
+_TURNS = ((1, False), (2, False), (3, False), (1, True), (2, True), (3, True))
+
+
+def _turn(quarters: int, mirrored: bool) -> Floats:
+    """The map (2, 3) of points in 0..1 that turns a picture so."""
+    turn = np.array([[-1.0, 0, 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
+    for _ in range(quarters):
+        turn = np.array([[0.0, 1, 0], [-1, 0, 1], [0, 0, 1]]) @ turn
+    return turn[:2]
+
+
 def luma(thumbnails: UInt8Array) -> UInt8Array:
     """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
     red, green, blue = (thumbnails[..., channel].astype(np.uint16) for channel in range(3))
@@ -133,10 +166,7 @@ def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
     Not symmetric: it is high where j is a crop of i. One picture's windows are held at a time.
     """
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = np.empty((len(used), 2 * COARSE_SIDE**2), np.float32)
-    for start in range(0, len(used), _PAIRS_PER_BLOCK):
-        block = slice(start, start + _PAIRS_PER_BLOCK)
-        wholes[block] = _signatures(greys[used[block]] * 256.0, [_whole()], COARSE_SIDE)[:, 0]
+    wholes = _coarse_wholes(greys[used])
     mirrored = _mirror(wholes, COARSE_SIDE)
     others = place[len(i) :]
     best = np.empty(len(i), np.float32)
@@ -146,6 +176,15 @@ def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
         fits = [(parts @ side[others[rows]].T).max(0) for side in (wholes, mirrored)]
         best[rows] = np.maximum(*fits) / np.float32(_UNIT**2)
     return best
+
+
+def _coarse_wholes(greys: UInt8Array) -> Singles:
+    """(M, 32, 32) uint8 -> (M, 128): the signatures of whole pictures."""
+    wholes = np.empty((len(greys), 2 * COARSE_SIDE**2), np.float32)
+    for start in range(0, len(greys), _PAIRS_PER_BLOCK):
+        block = slice(start, start + _PAIRS_PER_BLOCK)
+        wholes[block] = _signatures(greys[block].astype(np.float64) * 256, [_whole()], COARSE_SIDE)[:, 0]
+    return wholes
 
 
 def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
