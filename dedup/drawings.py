@@ -23,12 +23,12 @@ _LEVEL = 8  # levels of 0..255 to either side count as the same
 # them, too, but only in pictures whose strokes are strong: skies and potatoes are as plain, and soft.
 _AROUND = 0.32  # of the longer side
 _DARK = 8  # grey levels, added to both
-_STRONG = 8.0  # grey levels per pixel, at SIDE: the median of gradients that stand out
+STRONG = 8.0  # grey levels per pixel, at 256 pixels: the median of gradients that stand out
 
 
 def is_drawn(grey: UInt8Array, fine: bool) -> bool:
     """`grey` (H, W) uint8, without borders; `fine`: whether the picture loses much when reduced, as print does."""
-    return _is_plain(grey, fine) or (_is_plain(_evenly_lit(grey), fine) and _strength(grey) >= _STRONG)
+    return _is_plain(grey, fine) or (_is_plain(_evenly_lit(grey), fine) and strength(grey) >= STRONG)
 
 
 def _is_plain(grey: UInt8Array, fine: bool) -> bool:
@@ -45,8 +45,9 @@ def _evenly_lit(grey: UInt8Array) -> UInt8Array:
     return np.asarray(np.clip(128 * (grey.astype(np.float32) + _DARK) / (light + _DARK), 0, 255), np.uint8)
 
 
-def _strength(grey: UInt8Array) -> float:
-    """The median of those gradients that stand out of the picture's flattest third, in levels per pixel."""
+def strength(grey: UInt8Array) -> float:
+    """`grey` (H, W) uint8 -> how strong its strokes are: the median of those gradients that stand out of the picture's
+    flattest third, in levels per pixel; of forms and pages 10 and more, of photographs as plain as these less."""
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 0.8)
     across, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
     size = np.sqrt(cv2.GaussianBlur(across * across + down * down, (0, 0), 1.5))

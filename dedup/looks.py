@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.disagreement import CONTESTED, CONTRADICTED, UNSHARED
-from dedup.drawings import is_drawn
+from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import (
     GLANCE_SIDE,
     NO_EVIDENCE,
@@ -59,6 +59,9 @@ FEW_TILES, FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 24, 40, 40.0
 # Of two colours and the edge between them, as in a part of a flag, there are many.
 WHOLE, FEW_INLIERS = 0.5, 3  # share of the picture that is covered; feature matches
 UNLIKELY = 0.01  # what they get at most
+# Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
+# crosswords, of which a blurred copy does not, have 15 and more.
+VERY_STRONG = 14.0
 
 
 class Views:
@@ -71,6 +74,7 @@ class Views:
         self._pixels = rgb if self.small else grey_at(rgb, SIDE)
         self.lost = 0.0 if self.small else lost_at_a_glance(self._pixels)
         self._drawn: bool | None = None
+        self._strength: float | None = None
         self._colour = resized(rgb)
         self._prepared: dict[int, Picture] = {}
         self._small_view: SmallView | None = None
@@ -91,6 +95,13 @@ class Views:
         if self._drawn is None:
             self._drawn = not self.small and is_drawn(self._pixels, self.fine)
         return self._drawn
+
+    @property
+    def strength(self) -> float:
+        """`drawings.strength`, of pictures that are not small."""
+        if self._strength is None:
+            self._strength = strength(self._pixels)
+        return self._strength
 
     def softened(self, lost: float) -> Picture:
         """At SIDE, blurred until it would lose about as much at a glance as a picture that loses `lost`."""
@@ -127,12 +138,17 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
 
 
 def contradict(a: Views, b: Views, guess: Floats) -> bool:
-    """Whether one is a drawing, of which the other may be a blurred or faded copy, and what is drawn is not the same,
-    however much of it is."""
-    if a.small or b.small or not (a.drawn or b.drawn):
+    """Whether both are drawings, and what is drawn is not the same, however much of it is. One will do if its strokes
+    are very strong: the other may be a blurred copy of it."""
+    if a.small or b.small:
+        return False
+    both = a.drawn and b.drawn
+    if not both and not any(each.drawn and each.strength >= VERY_STRONG for each in (a, b)):
         return False
     evidence = compare(a.at(SIDE), b.at(SIDE), guess, drawn=True)
-    return evidence.contradicted > CONTRADICTED or evidence.unshared > UNSHARED
+    strong = both and min(a.strength, b.strength) >= STRONG
+    allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
+    return evidence.contradicted > allowed or (strong and evidence.unshared > UNSHARED)
 
 
 def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[float, Evidence]:

@@ -1,0 +1,178 @@
+"""Pictures that share what is strong and differ in what is faint, and drawings that differ in a stroke."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_sample_image
+
+from dedup.disagreement import CONTESTED, CONTRADICTED, UNSHARED, contested, contradiction, unshared
+from dedup.drawings import is_drawn
+from dedup.evidence import SIDE, grey_at
+from dedup.transforms import TRANSFORMS
+from dedup.verify import VerifySettings
+from tests.templates import TEMPLATES
+from tests.verification import png, verified
+
+ACCEPTS = VerifySettings().accepts_from
+NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "immunohistochemistry", "brick")
+
+
+@cache
+def photograph(name: str) -> Image.Image:
+    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
+    return Image.fromarray(pixels).convert("RGB").resize((400, 400))
+
+
+def quotation(image: Image.Image) -> Image.Image:
+    image = Image.blend(image, Image.new("RGB", image.size, (10, 10, 30)), 0.4)
+    draw = ImageDraw.Draw(image)
+    for row, words in enumerate(("WHO PLANTS", "A TREE WILL", "SIT IN ITS", "SHADE ONE", "FINE DAY.")):
+        draw.text((30, 40 + 62 * row), words, fill="white", font=ImageFont.load_default(50))
+    return image
+
+
+def poster(image: Image.Image) -> Image.Image:
+    page = Image.new("RGB", (400, 600), (250, 245, 230))
+    draw = ImageDraw.Draw(page)
+    draw.text((20, 10), "CITY MUSEUM", fill=(120, 0, 0), font=ImageFont.load_default(48))
+    page.paste(image.resize((360, 220)), (20, 80))
+    for row in range(13):
+        words = "the exhibition is open to all on every day of the week".split()[row % 5 :]
+        draw.text((20, 310 + 21 * row), " ".join(words), fill="black", font=ImageFont.load_default(14))
+    return page
+
+
+def badge(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((80, 80, 320, 320), fill=(200, 20, 40), outline="white", width=14)
+    draw.text((120, 160), "BRAND", fill="white", font=ImageFont.load_default(60))
+    return image
+
+
+SHARED = {"words": quotation, "layout": poster, "badge": badge}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_photographs_that_share_what_was_put_over_them_are_no_copies(name: str) -> None:
+    files = {title: png(SHARED[name](photograph(title))) for title in NAMES}
+    pairs = list(combinations(NAMES, 2))
+    accepted = verified(files, pairs).probability >= ACCEPTS
+    assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_their_copies_are_found(name: str) -> None:
+    files, pairs = {}, []
+    for title in NAMES:
+        image = SHARED[name](photograph(title))
+        files[title] = png(image)
+        for copy in ("recompress", "shrink", "blur", "mirror", "crop_90", "gamma"):
+            files[f"{title}/{copy}"] = TRANSFORMS[copy](image, np.random.default_rng(0)).data
+            pairs.append((title, f"{title}/{copy}"))
+    found = verified(files, pairs).probability >= ACCEPTS
+    assert [pair for pair, accepted in zip(pairs, found, strict=True) if not accepted] == []
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    return grey_at(np.asarray(image.convert("RGB")), SIDE).astype(np.float32)
+
+
+def _everywhere(grey: np.ndarray) -> np.ndarray:
+    return np.ones(grey.shape, np.uint8)
+
+
+def test_words_over_a_photograph_contest_little_of_it_and_another_photograph_all() -> None:
+    original, other = _grey(photograph("astronaut")), _grey(photograph("coffee"))
+    captioned = _grey(TRANSFORMS["caption"](photograph("astronaut"), np.random.default_rng(1)).open())
+    mask = _everywhere(original)
+    assert contested(original, original, mask) == 0
+    assert 0 < contested(original, captioned, mask) < CONTESTED
+    assert contested(original, other, mask) > 0.7
+
+
+def test_shading_contests_nothing() -> None:
+    original = _grey(photograph("chelsea"))
+    y, x = np.mgrid[-1 : 1 : original.shape[0] * 1j, -1 : 1 : original.shape[1] * 1j]
+    shaded = (original * (1 - 0.35 * (x**2 + y**2))).astype(np.float32)
+    assert contested(original, shaded, _everywhere(original)) < CONTESTED / 2
+
+
+def test_what_lies_outside_the_overlap_does_not_count() -> None:
+    original, other = _grey(photograph("astronaut")), _grey(photograph("coffee"))
+    half = original.copy()
+    half[:, 128:] = other[:, 128:]
+    mask = _everywhere(original)
+    assert contested(original, half, mask) > CONTESTED
+    mask[:, 120:] = 0
+    assert contested(original, half, mask) < 0.02
+
+
+def _forms() -> list[Image.Image]:
+    return list(TEMPLATES["forms"]())
+
+
+def test_another_form_contradicts_however_blurred_it_is() -> None:
+    first, second = _forms()[:2]
+    blurred = TRANSFORMS["blur"](second, np.random.default_rng(0)).open()
+    mask = _everywhere(_grey(first))
+    for other in (second, blurred):
+        assert contradiction(_grey(first), _grey(other), mask) > CONTRADICTED
+    assert contradiction(_grey(second), _grey(blurred), mask) < CONTRADICTED / 2
+
+
+def test_an_empty_form_lacks_what_the_filled_one_has() -> None:
+    filled = _forms()[0]
+    empty = filled.copy()
+    pixels = np.asarray(filled)
+    colour = np.abs(pixels.astype(int) - pixels.mean(2, keepdims=True)).max(2) > 15  # entries are in blue
+    assert colour.any()
+    empty.paste("white", mask=Image.fromarray(255 * colour.astype(np.uint8)))
+    noisy = TRANSFORMS["noise"](filled, np.random.default_rng(0)).open()
+    mask = _everywhere(_grey(filled))
+    assert unshared(_grey(filled), _grey(empty), mask) > UNSHARED
+    assert unshared(_grey(empty), _grey(filled), mask) > UNSHARED
+    for copy in (filled, noisy):
+        assert unshared(_grey(filled), _grey(copy), mask) == 0
+
+
+@pytest.mark.parametrize("name", ["forms", "pages", "receipts", "slides"])
+def test_a_drawing_is_one_in_uneven_light(name: str) -> None:
+    for image in TEMPLATES[name]():
+        assert is_drawn(np.asarray(grey_at(_unevenly_lit(image), SIDE)), fine=name in ("pages", "receipts"))
+
+
+def test_photographs_are_none() -> None:
+    assert [title for title in NAMES if is_drawn(grey_at(np.asarray(photograph(title)), SIDE), False)] == []
+
+
+def _unevenly_lit(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    height, width = pixels.shape[:2]
+    light = np.linspace(1, 0.8, width)[None, :, None] * np.linspace(1, 0.9, height)[:, None, None]
+    return np.rint(pixels * light).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["forms", "pages", "receipts", "certificates", "posts"])
+def test_scans_of_one_template_are_no_copies(name: str) -> None:
+    files = {str(number): png(Image.fromarray(_unevenly_lit(image))) for number, image in enumerate(TEMPLATES[name]())}
+    pairs = list(combinations(files, 2))
+    assert verified(files, pairs).probability.max() < ACCEPTS
+
+
+@pytest.mark.parametrize("retouched", ["blur", "shrink", "blur+noise", "gamma"])
+@pytest.mark.parametrize("name", ["forms", "certificates", "slides", "cards", "pages"])
+def test_a_copy_of_one_is_no_copy_of_another(name: str, retouched: str) -> None:
+    files, pairs = {}, []
+    for number, image in enumerate(TEMPLATES[name]()):
+        files[str(number)] = png(image)
+        files[f"{number}/copy"] = TRANSFORMS[retouched](image, np.random.default_rng(number)).data
+        pairs += [(str(other), f"{number}/copy") for other in range(len(TEMPLATES[name]())) if other != number]
+    accepted = verified(files, pairs).probability >= ACCEPTS
+    assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
