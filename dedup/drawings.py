@@ -23,7 +23,7 @@ _LEVEL = 8  # levels of 0..255 to either side count as the same
 # them, too, but only in pictures whose strokes are strong: skies and potatoes are as plain, and soft.
 _AROUND = 0.32  # of the longer side
 _DARK = 8  # grey levels, added to both
-STRONG = 8.0  # grey levels per pixel, at 256 pixels: the median of gradients that stand out
+STRONG = 10.0  # grey levels per pixel, at 256 pixels: the median of gradients that stand out
 
 
 def is_drawn(grey: UInt8Array, fine: bool) -> bool:

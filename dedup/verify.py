@@ -247,7 +247,7 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
 
 def _turned(found: Likeness, thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     """Where pictures fit far better once one is turned, that counts."""
-    unlike = np.flatnonzero(found.best < TURNED - TURNED_BETTER)
+    unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
     best, maps = turned_likeness(thumbnails, i[unlike], j[unlike])
     turned = (best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER))
     rows, best = unlike[turned], best[turned]

@@ -17,7 +17,7 @@ from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import SIDE, compare, picture
 from dedup.images import thumbnail
 from dedup.looks import BLURRED, Views, judge
-from dedup.thumbnails import likeness, residual
+from dedup.thumbnails import likeness, residual, turned_likeness
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
@@ -46,6 +46,41 @@ def test_every_transform_is_seen_through(name: str) -> None:
         pairs.append((f"{title}/a", f"{title}/b"))
     probability = verified(files, pairs).probability
     assert (probability >= SETTINGS.accepts_from).all(), dict(zip(pairs, probability, strict=True))
+
+
+TURNS = {
+    "90 degrees": Image.Transpose.ROTATE_90,
+    "180 degrees": Image.Transpose.ROTATE_180,
+    "270 degrees": Image.Transpose.ROTATE_270,
+    "upside down": Image.Transpose.FLIP_TOP_BOTTOM,
+    "transposed": Image.Transpose.TRANSPOSE,
+    "transversed": Image.Transpose.TRANSVERSE,
+}
+
+
+@pytest.mark.parametrize("side", [480, 48])
+@pytest.mark.parametrize("turn", TURNS)
+def test_turned_copies_are_found(turn: str, side: int) -> None:
+    files, pairs = {}, []
+    for title in ("astronaut", "chelsea", "coffee", "rocket"):
+        image = photograph(title).copy()
+        image.thumbnail((side, side))
+        files[title] = png(image)
+        files[f"{title}/turned"] = TRANSFORMS["recompress"](image.transpose(TURNS[turn]), np.random.default_rng(0)).data
+        pairs += [(title, f"{title}/turned"), (f"{title}/turned", title)]
+    probability = verified(files, pairs).probability
+    assert (probability >= SETTINGS.accepts_from).all(), dict(zip(pairs, probability, strict=True))
+
+
+def test_turned_pictures_are_laid_onto_each_other() -> None:
+    image = photograph("coffee").resize((32, 32))
+    for turn in TURNS.values():
+        thumbnails = np.stack([np.asarray(image), np.asarray(image.transpose(turn))])
+        best, maps = turned_likeness(thumbnails, np.array([0, 1]), np.array([1, 0]))
+        assert best[0] == best[1] > 0.95
+        for column, row in ((3, 8), (20, 5), (11, 30)):
+            x, y = maps[0] @ [(column + 0.5) / 32, (row + 0.5) / 32, 1] * 32
+            assert np.array_equal(thumbnails[1, int(y), int(x)], thumbnails[0, row, column])
 
 
 def test_different_photographs_are_no_copies() -> None:
