@@ -9,6 +9,7 @@ search            search in cells against exhaustive search: time and recall
 peers PHOTOS      planted copies found and false pairs, beside other tools
 edges RUN         the pairs nearest to the threshold, as contact sheets, and their labels
 mixed PHOTOS SMALL   planted copies found among many small pictures, and whether anything joins the two
+unseen PHOTOS     copies by transforms that nothing was fitted on, and photographs with the same words over them
 uniform LOOKALIKES   uniform sets: planted copies found, and what is removed that is no copy
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
@@ -43,6 +44,7 @@ from pipelines import (
     peers,
     search_benchmark,
     uniform_benchmark,
+    unseen_benchmark,
 )
 from pipelines import edges as edge_sheets
 from pipelines.client import ClusterSettings
@@ -322,6 +324,23 @@ def mixed(photos: str, small: str, *, copies: int = 4, seed: int = 0) -> None:
         Of the planting.
     """
     for line in mixed_benchmark.report(photos, small, copies, seed):
+        print(line, flush=True)
+
+
+@app.command
+def unseen(photos: str, *, copies: int = 4, seed: int = 0) -> None:
+    """Copies by transforms that nothing was fitted on, found; and photographs with the same over them, removed.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs that are all different.
+    copies
+        Planted of each photograph.
+    seed
+        Of the planting.
+    """
+    for line in unseen_benchmark.report(photos, copies, seed):
         print(line, flush=True)
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from dedup.disagreement import CONTESTED, CONTRADICTED, UNSHARED, contested, contradiction, unshared
@@ -16,6 +16,7 @@ from dedup.drawings import is_drawn
 from dedup.evidence import SIDE, grey_at
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
+from pipelines.unseen_transforms import SHARED
 from tests.templates import TEMPLATES
 from tests.verification import png, verified
 
@@ -27,36 +28,6 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "immunoh
 def photograph(name: str) -> Image.Image:
     pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
     return Image.fromarray(pixels).convert("RGB").resize((400, 400))
-
-
-def quotation(image: Image.Image) -> Image.Image:
-    image = Image.blend(image, Image.new("RGB", image.size, (10, 10, 30)), 0.4)
-    draw = ImageDraw.Draw(image)
-    for row, words in enumerate(("WHO PLANTS", "A TREE WILL", "SIT IN ITS", "SHADE ONE", "FINE DAY.")):
-        draw.text((30, 40 + 62 * row), words, fill="white", font=ImageFont.load_default(50))
-    return image
-
-
-def poster(image: Image.Image) -> Image.Image:
-    page = Image.new("RGB", (400, 600), (250, 245, 230))
-    draw = ImageDraw.Draw(page)
-    draw.text((20, 10), "CITY MUSEUM", fill=(120, 0, 0), font=ImageFont.load_default(48))
-    page.paste(image.resize((360, 220)), (20, 80))
-    for row in range(13):
-        words = "the exhibition is open to all on every day of the week"[4 * (row % 5) :]
-        draw.text((20, 310 + 21 * row), words, fill="black", font=ImageFont.load_default(14))
-    return page
-
-
-def badge(image: Image.Image) -> Image.Image:
-    image = image.copy()
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((80, 80, 320, 320), fill=(200, 20, 40), outline="white", width=14)
-    draw.text((120, 160), "BRAND", fill="white", font=ImageFont.load_default(60))
-    return image
-
-
-SHARED = {"words": quotation, "layout": poster, "badge": badge}
 
 
 @pytest.mark.parametrize("name", SHARED)
