@@ -72,6 +72,8 @@ HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.37, 0.65
 # Pictures that are so much alike once one is turned by 90 or 180 degrees, or upside down, and so much more than as they
 # are, are compared turned.
 TURNED, TURNED_BETTER = 0.6, 0.1
+# But those that have hardly more than three grey levels: turned, a flag or an arrow is another one.
+UPRIGHT = 0.9
 
 
 @dataclass(frozen=True)
@@ -210,15 +212,15 @@ def settle(
     hopeless[left] = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left], least) < least
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
-    settled[same] = small[same] | equal[same] | ~_drawn(thumbnails, i[same], j[same])
+    settled[same] = small[same] | equal[same] | ~_plain(thumbnails, i[same], j[same], THREE_LEVELS_OF_THUMBNAILS)
     return found, probability.astype(np.float32), settled
 
 
-def _drawn(thumbnails: UInt8Array, i: Ints, j: Ints) -> Bools:
-    """(N,): whether both pictures of a pair may be drawings."""
+def _plain(thumbnails: UInt8Array, i: Ints, j: Ints, three_levels: float) -> Bools:
+    """(N,): whether in both pictures of a pair the three most frequent grey levels have so large a share."""
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    drawn = plainness(luma(thumbnails[used]))[:, 1] >= THREE_LEVELS_OF_THUMBNAILS
-    return np.asarray(drawn[place[: len(i)]] & drawn[place[len(i) :]], bool)
+    plain = plainness(luma(thumbnails[used]))[:, 1] >= three_levels
+    return np.asarray(plain[place[: len(i)]] & plain[place[len(i) :]], bool)
 
 
 def _suggested(pairs: pa.Table) -> Bools:
@@ -246,8 +248,8 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
 
 
 def _turned(found: Likeness, thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
-    """Where pictures fit far better once one is turned, that counts."""
-    unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
+    """Where pictures fit far better once one is turned, that counts; not for flags, arrows and signs."""
+    unlike = np.flatnonzero((found.best < 1 - TURNED_BETTER) & ~_plain(thumbnails, i, j, UPRIGHT))
     best, maps = turned_likeness(thumbnails, i[unlike], j[unlike])
     turned = (best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER))
     rows, best = unlike[turned], best[turned]

@@ -72,6 +72,25 @@ def test_turned_copies_are_found(turn: str, side: int) -> None:
     assert (probability >= SETTINGS.accepts_from).all(), dict(zip(pairs, probability, strict=True))
 
 
+def test_turned_flags_and_arrows_are_others() -> None:
+    flags = {"white over red": ["white", "crimson"], "red over white": ["crimson", "white"]}
+    files = {name: png(_striped(colours)) for name, colours in flags.items()}
+    files["side by side"] = png(_striped(["crimson", "white"]).rotate(90, expand=True))
+    arrow = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(arrow).rectangle((85, 80, 115, 180), fill="black")
+    ImageDraw.Draw(arrow).polygon((100, 15, 160, 85, 40, 85), fill="black")
+    files |= {f"arrow at {angle}": png(arrow.rotate(angle)) for angle in (0, 90, 180)}
+    pairs = [(a, b) for a in files for b in files if a < b]
+    assert verified(files, pairs).probability.max() < SETTINGS.accepts_from
+
+
+def _striped(colours: list[str]) -> Image.Image:
+    image = Image.new("RGB", (300, 200))
+    for row, colour in enumerate(colours):
+        image.paste(colour, (0, row * 200 // len(colours), 300, 200))
+    return image
+
+
 def test_turned_pictures_are_laid_onto_each_other() -> None:
     image = photograph("coffee").resize((32, 32))
     for turn in TURNS.values():
