@@ -249,11 +249,12 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
 
 def _turned(found: Likeness, thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     """Where pictures fit far better once one is turned, that counts; not for flags, arrows and signs."""
-    unlike = np.flatnonzero((found.best < 1 - TURNED_BETTER) & ~_plain(thumbnails, i, j, UPRIGHT))
+    unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
     best, maps = turned_likeness(thumbnails, i[unlike], j[unlike])
-    turned = (best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER))
-    rows, best = unlike[turned], best[turned]
-    return _fill(found, rows, Likeness(best, best, np.ones(len(rows), np.float32), maps[turned]))
+    turned = np.flatnonzero((best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
+    turned = turned[~_plain(thumbnails, i[unlike[turned]], j[unlike[turned]], UPRIGHT)]
+    likeness_turned = Likeness(best[turned], best[turned], np.ones(len(turned), np.float32), maps[turned])
+    return _fill(found, unlike[turned], likeness_turned)
 
 
 _FIELDS = tuple(Likeness.__dataclass_fields__)
