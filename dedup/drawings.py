@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.geometry import gradients
+
 UInt8Array = npt.NDArray[np.uint8]
 
 # Share of the pixels that the three most frequent grey levels have, and that the most frequent one has where a picture
@@ -48,8 +50,7 @@ def _evenly_lit(grey: UInt8Array) -> UInt8Array:
 def strength(grey: UInt8Array) -> float:
     """`grey` (H, W) uint8 -> how strong its strokes are: the median of those gradients that stand out of the picture's
     flattest third, in levels per pixel; of forms and pages 10 and more, of photographs as plain as these less."""
-    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 0.8)
-    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
+    across, down = gradients(grey.astype(np.float32), 0.8)
     size = np.sqrt(cv2.GaussianBlur(across * across + down * down, (0, 0), 1.5))
     outstanding = size[size > max(1.0, 2 * float(np.percentile(size, 30)))]
     return float(np.median(outstanding)) if outstanding.size else 0.0

@@ -1,13 +1,17 @@
-"""What every comparison of two aligned pictures needs: affine maps (2, 3) and the band that is compared."""
+"""What every comparison of two aligned pictures needs: affine maps (2, 3), the band that is compared, gradients, and
+equal sharpness."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+_SOFTER = (0.7, 1.0, 1.4, 2.0, 2.8)  # sigmas, in pixels, of `softened`
 
 
 def determinant(affine: npt.NDArray[Any]) -> float:
@@ -30,3 +34,21 @@ def band_pass(grey: Any, sigmas: tuple[float, float]) -> Any:
     noise; what is coarser than the second is light and contrast."""
     fine, coarse = sigmas
     return np.subtract(cv2.GaussianBlur(grey, (0, 0), fine), cv2.GaussianBlur(grey, (0, 0), coarse))
+
+
+def gradients(grey: Any, sigma: float) -> tuple[Any, Any]:
+    """(H, W) -> across and down, each (H, W) float32, in levels per pixel, once it is smoothed by `sigma` pixels."""
+    smooth = cv2.GaussianBlur(grey, (0, 0), sigma)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1)))
+    return across, down
+
+
+def softened(grey: Any, detail: Callable[[Any], float], goal: float) -> Any:
+    """(H, W) -> (H, W), blurred until it holds no more than about `goal` of what `detail` measures, or by 2.8 pixels
+    at most: as sharp as another picture, to be compared with it."""
+    soft = grey
+    for sigma in _SOFTER:
+        soft = cv2.GaussianBlur(grey, (0, 0), sigma)
+        if detail(soft) <= 1.1 * goal:
+            break
+    return soft

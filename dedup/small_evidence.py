@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.geometry import band_pass, stretches
+from dedup.geometry import band_pass, gradients, stretches
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -84,7 +84,7 @@ def small_view(rgb: UInt8Array) -> SmallView:
     rgb = resized(rgb)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     halved, colour = (_reduced(pixels, by) for pixels, by in ((grey, _HALF), (rgb, _THIRD)))
-    return SmallView(grey, band_pass(halved, _TEXTURE), _gradient(grey), colour.astype(np.float32))
+    return SmallView(grey, band_pass(halved, _TEXTURE), np.stack(gradients(grey, _SMOOTH)), colour.astype(np.float32))
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:
@@ -130,7 +130,7 @@ def _lay(a: SmallView, b: SmallView, affine: Floats) -> _Laid:
     mask = _warp(np.ones(b.grey.shape, np.uint8), affine, a.grey.shape, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
     inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
     grey = _warp(b.grey, affine, a.grey.shape)
-    across, down = _gradient(grey)
+    across, down = gradients(grey, _SMOOTH)
     dot = a.gradient[0] * across + a.gradient[1] * down
     cosine = dot / ((cv2.magnitude(*a.gradient) + _FAINT) * (cv2.magnitude(across, down) + _FAINT))
     directions = float(cosine[inside].mean()) if inside.any() else 0.0
@@ -153,7 +153,7 @@ def _measured(a: SmallView, b: SmallView, laid: _Laid) -> SmallEvidence:
         directions=laid.directions,
         # In levels of the geometric mean of both, whichever is the fainter.
         centre=_rms(left[centre]) / contrast**0.5,
-        outline=_rms(_gradient(left.mean(2), _OUTLINE)[:, centre]) / contrast**0.5,
+        outline=_rms(np.stack(gradients(left.mean(2), _OUTLINE))[:, centre]) / contrast**0.5,
         colour=_rms(first[inside] - second[inside]),
         chroma=_chroma(first[inside], second[inside]),
         tiles=_textured(a.grey, laid),
@@ -230,8 +230,3 @@ def _warp(
 ) -> Any:
     """`onto`: the shape of the other picture, of which `affine` is a map to these pixels."""
     return cv2.warpAffine(pixels, affine, onto[1::-1], flags=flags | cv2.WARP_INVERSE_MAP, borderMode=border)
-
-
-def _gradient(grey: Any, sigma: float = _SMOOTH) -> Any:
-    smooth = cv2.GaussianBlur(grey, (0, 0), sigma)
-    return np.stack([cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))])
