@@ -74,7 +74,8 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested`, and of drawn pictures `contradicted` and `unshared`, as `disagreement` says them.
+    closer: `contested` and `contested_beside`, and of drawn pictures `contradicted` and `unshared`, as `disagreement`
+    says them.
     """
 
     inliers: int
@@ -85,6 +86,7 @@ class Evidence:
     covered: float
     covered_other: float
     contested: float = 0.0
+    contested_beside: float = 0.0
     contradicted: float = 0.0
     unshared: float = 0.0
 
@@ -165,7 +167,8 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     evidence, laid = max(found, key=_weight)
     if laid is None or evidence.correlation < _ALIKE:
         return evidence
-    evidence = replace(evidence, contested=contested(*laid))
+    faint, beside = contested(*laid)
+    evidence = replace(evidence, contested=faint, contested_beside=beside)
     return replace(evidence, contradicted=contradiction(*laid), unshared=unshared(*laid)) if drawn else evidence
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import CONTESTED, CONTRADICTED, UNCONTESTED, UNSHARED
+from dedup.disagreement import CONTESTED, CONTESTED_BESIDE, CONTRADICTED, UNCONTESTED, UNSHARED
 from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import (
     GLANCE_SIDE,
@@ -54,9 +54,8 @@ BLURRED = 3.0
 # Of a copy with opaque things over it, half of the tiles may differ. But no two other pictures, and hardly two moments
 # of one scene, share so many local features at distinct places, all in one affine map, and all that is faint around
 # them, if tiles leave it this likely. Of such pairs of photographs, potatoes, X-rays and products that tiles alone do
-# not accept 463 of 475 are copies, planted under stickers, stripes, patches and words; of the others 8 are moments
-# apart, and 4 are smooth photographs in one poster.
-MATCHED, MATCHED_FROM = 60, 0.2
+# not accept 348 of 351 are copies, planted under stickers, stripes, patches and words; the others are moments apart.
+MATCHED, MATCHED_FROM = 80, 0.2
 MATCHED_PROBABILITY = 0.95
 CROWD = 0.8  # crowding up to here tells nothing
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
@@ -129,7 +128,7 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability <= UNLIKELY:
         return probability
-    if evidence.contested > CONTESTED or contradict(a, b, guess):
+    if evidence.contested > CONTESTED or evidence.contested_beside > CONTESTED_BESIDE or contradict(a, b, guess):
         return UNLIKELY
     if probability >= MATCHED_FROM and evidence.inliers >= MATCHED and evidence.contested <= UNCONTESTED:
         probability = max(probability, MATCHED_PROBABILITY)

@@ -11,7 +11,16 @@ import skimage.data
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from dedup.disagreement import CONTESTED, CONTRADICTED, UNSHARED, contested, contradiction, unshared
+from dedup.disagreement import (
+    CONTESTED,
+    CONTESTED_BESIDE,
+    CONTRADICTED,
+    UNCONTESTED,
+    UNSHARED,
+    contested,
+    contradiction,
+    unshared,
+)
 from dedup.drawings import is_drawn
 from dedup.evidence import SIDE, grey_at
 from dedup.transforms import TRANSFORMS
@@ -63,16 +72,25 @@ def test_words_over_a_photograph_contest_little_of_it_and_another_photograph_all
     original, other = _grey(photograph("astronaut")), _grey(photograph("coffee"))
     captioned = _grey(TRANSFORMS["caption"](photograph("astronaut"), np.random.default_rng(1)).open())
     mask = _everywhere(original)
-    assert contested(original, original, mask) == 0
-    assert 0 < contested(original, captioned, mask) < CONTESTED
-    assert contested(original, other, mask) > 0.7
+    assert contested(original, original, mask) == (0, 0)
+    faint, beside = contested(original, captioned, mask)
+    assert 0 < faint < UNCONTESTED
+    assert 0 < beside < CONTESTED_BESIDE
+    assert min(contested(original, other, mask)) > 0.7
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_photographs_share_is_strong_and_what_is_faint_is_contested(name: str) -> None:
+    first, second = (_grey(SHARED[name](photograph(title))) for title in ("astronaut", "coffee"))
+    faint, beside = contested(first, second, _everywhere(first))
+    assert faint > CONTESTED or beside > CONTESTED_BESIDE
 
 
 def test_shading_contests_nothing() -> None:
     original = _grey(photograph("chelsea"))
     y, x = np.mgrid[-1 : 1 : original.shape[0] * 1j, -1 : 1 : original.shape[1] * 1j]
     shaded = (original * (1 - 0.35 * (x**2 + y**2))).astype(np.float32)
-    assert contested(original, shaded, _everywhere(original)) < CONTESTED / 2
+    assert max(contested(original, shaded, _everywhere(original))) < UNCONTESTED
 
 
 def test_what_lies_outside_the_overlap_does_not_count() -> None:
@@ -80,9 +98,10 @@ def test_what_lies_outside_the_overlap_does_not_count() -> None:
     half = original.copy()
     half[:, 128:] = other[:, 128:]
     mask = _everywhere(original)
-    assert contested(original, half, mask) > CONTESTED
+    assert min(contested(original, half, mask)) > CONTESTED
     mask[:, 120:] = 0
-    assert contested(original, half, mask) < 0.02
+    assert max(contested(original, half, mask)) < 0.02
+    assert contested(original, other, np.zeros_like(mask)) == (0, 0)
 
 
 def _forms() -> list[Image.Image]:
