@@ -43,7 +43,7 @@ _LIGHT = 6.0  # sigma of what is taken away first: copies may be darker towards 
 _FAINT = 0.7  # grey levels per pixel: gradients below count less and less, they are noise
 _SHOWN = 0.15  # mean square of what is left of gradients where something is shown
 _OTHER, _SAME = 0.3, 0.5  # correlations of directions
-_STRONG = 10.0  # grey levels per pixel, root mean square: as of printed words
+_LEAST, _STRONG = 0.8, 10.0  # grey levels per pixel, root mean square: below noise takes over, above are printed words
 _LITTLE = 0.02  # share of the area that is always taken to agree
 
 _SMOOTH_STROKES = 0.8  # sigma before gradients are taken, in pixels,
@@ -77,7 +77,8 @@ def contested(first: Any, second: Any, mask: UInt8Array) -> tuple[float, float]:
     )
     both = cv2.GaussianBlur(across_a * across_b + down_a * down_b, (0, 0), _NEAR) / weight
     correlation = both / np.sqrt(square_a * square_b + 1e-6)
-    shown = (inside > 0) & (square_a > _SHOWN) & (square_b > _SHOWN)
+    shown = (inside > 0) & (np.minimum(square_a, square_b) > _SHOWN)
+    shown &= np.minimum(strength_a, strength_b) > _LEAST**2
     faint_a, faint_b = (strength <= np.median(strength[inside > 0]) for strength in (strength_a, strength_b))
     shares = []
     for left in (faint_a & faint_b, np.minimum(strength_a, strength_b) <= _STRONG**2):
