@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import contested, contradiction, unshared
+from dedup.disagreement import UNCONTESTED, contested, contradiction, unshared
 from dedup.geometry import band_pass, determinant, stretches
 
 Floats = npt.NDArray[np.float64]
@@ -35,13 +35,14 @@ TILES = 8
 
 _FEATURES = 400
 _RATIO = 0.8  # Lowe's: best against second-best distance
-_ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
+_FEWEST_INLIERS, _ENOUGH_INLIERS = 3, 20  # with so many, an alignment needs no rival
 _BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
 _FITTED = 4  # matches from which an affine map is fitted by least squares
 _TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of the side, one round of fitting after the other
 _TILE_AGREES = 0.6  # correlation
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
+_NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
 _ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
 
 
@@ -160,20 +161,32 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     inliers, affine = _align(a, b, mirror=False)
     if inliers < _ENOUGH_INLIERS:
         inliers, affine = max((inliers, affine), _align(a, b, mirror=True), key=lambda found: found[0])
-    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= 3 else []
+    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
     if inliers < _ENOUGH_INLIERS:
         whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
         found.append(_agreement(a, b, whole, inliers))
-    evidence, laid = max(found, key=_weight)
-    if laid is None or evidence.correlation < _ALIKE:
-        return evidence
-    faint, beside = contested(*laid)
-    evidence = replace(evidence, contested=faint, contested_beside=beside)
-    return replace(evidence, contradicted=contradiction(*laid), unshared=unshared(*laid)) if drawn else evidence
+    best, laid = _contested(*max(found, key=_weight))
+    if inliers >= _ENOUGH_INLIERS and best.contested > UNCONTESTED:
+        # A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too.
+        inliers, affine = _align(a, b, mirror=True)
+        if affine is not None and inliers >= _FEWEST_INLIERS:
+            mirrored = _contested(*_agreement(a, b, affine, inliers))
+            if mirrored[0].contested < best.contested and _weight(mirrored) > _NO_LIGHTER * _weight((best, laid)):
+                best, laid = mirrored
+    if not drawn or laid is None or best.correlation < _ALIKE:
+        return best
+    return replace(best, contradicted=contradiction(*laid), unshared=unshared(*laid))
 
 
 # One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8.
 _Laid = tuple[Any, Any, UInt8Array]
+
+
+def _contested(evidence: Evidence, laid: _Laid | None) -> tuple[Evidence, _Laid | None]:
+    if laid is None or evidence.correlation < _ALIKE:
+        return evidence, laid
+    faint, beside = contested(*laid)
+    return replace(evidence, contested=faint, contested_beside=beside), laid
 
 
 def _weight(found: tuple[Evidence, _Laid | None]) -> float:

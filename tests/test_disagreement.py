@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from dedup.disagreement import (
@@ -166,3 +166,12 @@ def test_a_copy_of_one_is_no_copy_of_another(name: str, retouched: str) -> None:
         pairs += [(str(other), f"{number}/copy") for other in range(len(TEMPLATES[name]())) if other != number]
     accepted = verified(files, pairs).probability >= ACCEPTS
     assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "china", "flower"])
+def test_a_thing_that_is_nearly_its_own_mirror_image_is_compared_mirrored(name: str) -> None:
+    left = np.asarray(photograph(name))[:, :200]
+    symmetric = Image.fromarray(np.concatenate([left, left[:, ::-1]], axis=1))
+    image = Image.blend(symmetric, photograph("brick"), 0.3 if name != "rocket" else 0.15)
+    files = {"it": png(image), "mirrored": png(ImageOps.mirror(image))}
+    assert verified(files, [("it", "mirrored")]).probability[0] >= ACCEPTS
