@@ -24,14 +24,14 @@ from dedup.geometry import gradients, softened
 UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-# Of what is faint in both, the share that may run in other directions. Of 2,347 pairs of copies of photographs by
-# `transforms`, which tiles find alike, 7 disagree by more; of 2,567 under stickers, stripes, patches or large words, or
-# seen from the side, 118; of 284 pairs of photographs and products with the same words, badge or layout over them,
-# which tiles find alike, all but 4.
-CONTESTED, UNCONTESTED = 0.2, 0.1
-# Of smooth photographs in one printed layout little is faint in both. So not more than this may run in other directions
+# Of what is faint in both, the share that may run in other directions, if it is also so much of all that is not strong
+# in both: in poor JPEGs and posterized pictures only what is faint is lost.
+CONTESTED, _ALSO_BESIDE = 0.2, 0.14
+# Of smooth photographs in one printed layout little is faint in both. So no more than this may run in other directions
 # of all that is not strong in both, either.
 CONTESTED_BESIDE = 0.35
+# Where no more than this is contested of what is faint, nothing speaks against a pair.
+UNCONTESTED = 0.1
 # Of drawings, in squares of 16 by 16 pixels. Pictures of 16 templates differ by 3.1 squares and more, forms in which
 # one entry of ten differs by 1 to 2.7; copies by 0.5, but for words and stickers put over them.
 CONTRADICTED = 0.9
@@ -88,6 +88,11 @@ def contested(first: Any, second: Any, mask: UInt8Array) -> tuple[float, float]:
         )
         shares.append(other / (other + same + _LITTLE))
     return shares[0], shares[1]
+
+
+def is_contested(faint: float, beside: float, allowed: float = CONTESTED) -> bool:
+    """Whether what `contested` says is too much for a copy; `allowed` is asked of what is faint."""
+    return (faint > allowed and beside > _ALSO_BESIDE) or beside > CONTESTED_BESIDE
 
 
 def _directions(grey: Any, inside: Any, weight: Any) -> tuple[Any, Any, Any, Any]:

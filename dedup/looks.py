@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import CONTESTED, CONTESTED_BESIDE, CONTRADICTED, UNCONTESTED, UNSHARED
+from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
 from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import (
     GLANCE_SIDE,
@@ -129,7 +129,7 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability <= UNLIKELY:
         return probability
-    if evidence.contested > CONTESTED or evidence.contested_beside > CONTESTED_BESIDE or contradict(a, b, guess):
+    if is_contested(evidence.contested, evidence.contested_beside) or contradict(a, b, guess):
         return UNLIKELY
     if probability >= MATCHED_FROM and evidence.inliers >= MATCHED and evidence.contested <= UNCONTESTED:
         probability = max(probability, MATCHED_PROBABILITY)
@@ -163,7 +163,9 @@ def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[floa
     for side in (SIDE,) if a.fine or b.fine else (GLANCE_SIDE, SIDE):
         evidence = compare(a.at(side), b.at(side), guess)
         probability = float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
-        if not no_below <= probability < yes_from or evidence.contested > CONTESTED_AT_A_GLANCE:
+        if not no_below <= probability < yes_from:
+            return probability, evidence
+        if is_contested(evidence.contested, evidence.contested_beside, CONTESTED_AT_A_GLANCE):
             return probability, evidence
     if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
         first, second = (
