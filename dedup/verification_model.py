@@ -70,7 +70,7 @@ MODELS = {
 OPERATING_POINTS = {
     "copies": OperatingPoint(
         0.9,
-        "99.1 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-25",
+        "99.2 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-25",
     ),
     "near": OperatingPoint(
         0.3,
