@@ -25,9 +25,9 @@ from dedup import hamming, neighbors
 from dedup.borders import without_borders
 from dedup.crowded import candidates_in_cell
 from dedup.errors import ImageError
-from dedup.evidence import SIDE
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import decode
+from dedup.local_features import SIDE
 from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, THUMBNAIL_SIDE

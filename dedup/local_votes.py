@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dedup.evidence import GLANCE_SIDE, MIRRORED, picture
+from dedup.local_features import GLANCE_SIDE, MIRRORED, picture
 from dedup.neighbors import assign_cells, train_cells
 
 Ints = npt.NDArray[np.int64]

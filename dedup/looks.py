@@ -14,18 +14,9 @@ import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
 from dedup.drawings import STRONG, is_drawn, strength
-from dedup.evidence import (
-    GLANCE_SIDE,
-    NO_EVIDENCE,
-    SIDE,
-    Evidence,
-    Picture,
-    compare,
-    grey_at,
-    lost_at_a_glance,
-    picture,
-)
+from dedup.evidence import NO_EVIDENCE, Evidence, compare
 from dedup.geometry import softened
+from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
 from dedup.thumbnails import Likeness
 from dedup.verification_model import MODELS

@@ -31,9 +31,9 @@ from dedup.alignment import aligned_likeness
 from dedup.borders import without_borders
 from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
-from dedup.evidence import SIDE
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS, decode
+from dedup.local_features import SIDE
 from dedup.looks import UNLIKELY, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE

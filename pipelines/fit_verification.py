@@ -26,8 +26,9 @@ from scipy.optimize import minimize
 
 from dedup import embedders, images, looks, verification_model
 from dedup.borders import without_borders
-from dedup.evidence import SIDE, compare, picture
+from dedup.evidence import compare
 from dedup.listing import list_shards
+from dedup.local_features import SIDE, picture
 from dedup.records import sample_id
 from dedup.shards import ShardReader
 from dedup.thumbnails import likeness

@@ -23,7 +23,7 @@ from dedup.disagreement import (
     unshared,
 )
 from dedup.drawings import is_drawn
-from dedup.evidence import SIDE, grey_at
+from dedup.local_features import SIDE, grey_at
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.unseen_transforms import SHARED, UNSEEN

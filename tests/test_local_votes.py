@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dedup import local_votes
-from dedup.evidence import MIRRORED
+from dedup.local_features import MIRRORED
 from dedup.local_votes import FEATURES, packed_features, voted_pairs
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
+import skimage.data
 import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from dedup.borders import without_borders
 from dedup.hashes import information
@@ -43,3 +46,15 @@ def verified(files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: fl
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
     crowd = np.full(len(pairs), crowding, np.float32)
     return verify_pairs(table, described(files), files.__getitem__, VerifySettings(), crowd)
+
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "camera", "coins")
+
+
+@cache
+def photograph(name: str) -> Image.Image:
+    """One of PHOTOGRAPHS, up to 480 pixels."""
+    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
+    image = Image.fromarray(pixels).convert("RGB")
+    image.thumbnail((480, 480))
+    return image
