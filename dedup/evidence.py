@@ -47,7 +47,7 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_beside`, and of drawn pictures `contradicted` and `unshared`, as `disagreement`
+    closer: `contested` and `contested_faint`, and of drawn pictures `contradicted` and `unshared`, as `disagreement`
     says them.
     """
 
@@ -59,7 +59,7 @@ class Evidence:
     covered: float
     covered_other: float
     contested: float = 0.0
-    contested_beside: float = 0.0
+    contested_faint: float = 0.0
     contradicted: float = 0.0
     unshared: float = 0.0
 
@@ -81,12 +81,14 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
         whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
         found.append(_agreement(a, b, whole, inliers))
     best, laid = _contested(*max(found, key=_weight))
-    if inliers >= _ENOUGH_INLIERS and best.contested > UNCONTESTED:
+    if inliers >= _ENOUGH_INLIERS and best.contested_faint > UNCONTESTED:
         # A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too.
         inliers, affine = align(a, b, mirror=True)
         if affine is not None and inliers >= _FEWEST_INLIERS:
             mirrored = _contested(*_agreement(a, b, affine, inliers))
-            if mirrored[0].contested < best.contested and _weight(mirrored) > _NO_LIGHTER * _weight((best, laid)):
+            if mirrored[0].contested_faint < best.contested_faint and _weight(mirrored) > _NO_LIGHTER * _weight(
+                (best, laid)
+            ):
                 best, laid = mirrored
     if not drawn or laid is None or best.correlation < _ALIKE:
         return best
@@ -100,8 +102,8 @@ _Laid = tuple[Any, Any, UInt8Array]
 def _contested(evidence: Evidence, laid: _Laid | None) -> tuple[Evidence, _Laid | None]:
     if laid is None or evidence.correlation < _ALIKE:
         return evidence, laid
-    faint, beside = contested(*laid)
-    return replace(evidence, contested=faint, contested_beside=beside), laid
+    whole, faint = contested(*laid)
+    return replace(evidence, contested=whole, contested_faint=faint), laid
 
 
 def _weight(found: tuple[Evidence, _Laid | None]) -> float:

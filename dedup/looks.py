@@ -34,7 +34,7 @@ UNSURE = (0.01, 0.98)
 UNSURE_IN_A_CROWD = (0.2, 1.0)
 # Nor is there a second look where so much of what is faint disagrees at the first: of 844 copies in photographs and
 # uniform sets that a second look accepts it loses 3, and spares nearly half of the second looks at other pictures.
-CONTESTED_AT_A_GLANCE = 0.25
+SURER = 0.05
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.
 FINE = 1 / 3
@@ -120,9 +120,9 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability <= UNLIKELY:
         return probability
-    if is_contested(evidence.contested, evidence.contested_beside) or contradict(a, b, guess):
+    if is_contested(evidence.contested, evidence.contested_faint) or contradict(a, b, guess):
         return UNLIKELY
-    if probability >= MATCHED_FROM and evidence.inliers >= MATCHED and evidence.contested <= UNCONTESTED:
+    if probability >= MATCHED_FROM and evidence.inliers >= MATCHED and evidence.contested_faint <= UNCONTESTED:
         probability = max(probability, MATCHED_PROBABILITY)
     drawn = a.drawn and b.drawn
     if evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
@@ -156,7 +156,7 @@ def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[floa
         probability = float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
         if not no_below <= probability < yes_from:
             return probability, evidence
-        if is_contested(evidence.contested, evidence.contested_beside, CONTESTED_AT_A_GLANCE):
+        if is_contested(evidence.contested, evidence.contested_faint, SURER):
             return probability, evidence
     if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
         first, second = (

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from dedup.disagreement import (
     CONTESTED,
-    CONTESTED_BESIDE,
+    CONTESTED_FAINT,
     CONTRADICTED,
     UNCONTESTED,
     UNSHARED,
@@ -48,6 +48,20 @@ def test_photographs_that_share_what_was_put_over_them_are_no_copies(name: str) 
     assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
 
 
+def test_different_things_before_one_background_make_no_copies() -> None:
+    y, x = np.mgrid[:400, :400]
+    inside = (x - 190) ** 2 + (y - 210) ** 2 < 126**2  # a third of the area
+    files, pairs = {}, []
+    for background in NAMES[:4]:
+        for thing in NAMES[4:6]:
+            pixels = np.array(photograph(background))
+            pixels[inside] = np.asarray(photograph(thing))[inside]
+            files[f"{background}/{thing}"] = png(Image.fromarray(pixels))
+        pairs.append((f"{background}/{NAMES[4]}", f"{background}/{NAMES[5]}"))
+    accepted = verified(files, pairs).probability >= ACCEPTS
+    assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_their_copies_are_found(name: str) -> None:
     files, pairs = {}, []
@@ -74,10 +88,10 @@ def test_words_over_a_photograph_contest_little_of_it_and_another_photograph_all
     captioned = _grey(TRANSFORMS["caption"](photograph("astronaut"), np.random.default_rng(1)).open())
     mask = _everywhere(original)
     assert contested(original, original, mask) == (0, 0)
-    faint, beside = contested(original, captioned, mask)
-    assert 0 < faint < UNCONTESTED
-    assert 0 < beside < CONTESTED_BESIDE
-    assert not is_contested(faint, beside)
+    whole, faint = contested(original, captioned, mask)
+    assert 0 < faint < UNCONTESTED < CONTESTED_FAINT
+    assert 0 < whole < CONTESTED
+    assert not is_contested(whole, faint)
     assert min(contested(original, other, mask)) > 0.7
 
 
