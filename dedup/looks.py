@@ -32,8 +32,7 @@ UNSURE = (0.01, 0.98)
 # lost one of 640 copies that the second accepts, and leaves 13 % of the 8,044 other pairs to it. What tells look-alikes
 # apart may be too fine for it to say yes.
 UNSURE_IN_A_CROWD = (0.2, 1.0)
-# Nor is there a second look where so much of what is faint disagrees at the first: of 844 copies in photographs and
-# uniform sets that a second look accepts it loses 3, and spares nearly half of the second looks at other pictures.
+# Nor is there a second look where by so much more is contested at the first.
 SURER = 0.05
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.
