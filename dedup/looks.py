@@ -44,8 +44,8 @@ BLURRED = 3.0
 # Of a copy with opaque things over it, half of the tiles may differ. But no two other pictures, and hardly two moments
 # of one scene, share so many local features at distinct places, all in one affine map, and all that is faint around
 # them, if tiles leave it this likely. Of such pairs of photographs, potatoes, X-rays and products that tiles alone do
-# not accept 705 of 710 are copies, planted under stickers, stripes, patches and words; of the others 4 are moments
-# apart, and one is of smooth photographs in one printed layout.
+# not accept 531 of 535 are copies, planted under stickers, stripes, patches and words; the others are moments apart,
+# under the same words.
 MATCHED, MATCHED_FROM = 80, 0.2
 MATCHED_PROBABILITY = 0.95
 CROWD = 0.8  # crowding up to here tells nothing
