@@ -7,8 +7,8 @@
 
 Two quotations printed over two photographs, or two posters of one layout, agree in all strong contrasts; what lies
 between the words is faint, and not the same. A copy with words written over it disagrees where the words are, and these
-are strong; all around it agrees. So strong contrasts, of which tiles say enough, are left out. Of a drawing that cannot
-be said: where one form says Berg and the other says Ito, nothing else differs, and it is what the form says.
+are strong; all around it agrees. So what is faint is also asked by itself. Of a drawing that cannot be said: where one
+form says Berg and the other says Ito, nothing else differs, and it is what the form says.
 """
 
 from __future__ import annotations

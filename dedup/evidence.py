@@ -73,40 +73,47 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few.
     """
-    inliers, affine = align(a, b, mirror=False)
-    if inliers < _ENOUGH_INLIERS:
-        inliers, affine = max((inliers, affine), align(a, b, mirror=True), key=lambda found: found[0])
+    alignments = [align(a, b, mirror=False)]
+    if alignments[0][0] < _ENOUGH_INLIERS:
+        alignments.append(align(a, b, mirror=True))
+    inliers, affine = max(alignments, key=lambda found: found[0])
     found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
     if inliers < _ENOUGH_INLIERS:
         whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
         found.append(_agreement(a, b, whole, inliers))
-    best, laid = _contested(*max(found, key=_weight))
-    if inliers >= _ENOUGH_INLIERS and best.contested_faint > UNCONTESTED:
-        # A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too.
-        inliers, affine = align(a, b, mirror=True)
-        if affine is not None and inliers >= _FEWEST_INLIERS:
-            mirrored = _contested(*_agreement(a, b, affine, inliers))
-            if mirrored[0].contested_faint < best.contested_faint and _weight(mirrored) > _NO_LIGHTER * _weight(
-                (best, laid)
-            ):
-                best, laid = mirrored
-    if not drawn or laid is None or best.correlation < _ALIKE:
-        return best
-    return replace(best, contradicted=contradiction(*laid), unshared=unshared(*laid))
+    best = _contested(max(found, key=_weight))
+    if len(alignments) == 1 and best[0].contested_faint > UNCONTESTED:
+        best = _or_mirrored(best, a, b)
+    evidence, laid = best
+    if not drawn or laid is None or evidence.correlation < _ALIKE:
+        return evidence
+    return replace(evidence, contradicted=contradiction(*laid), unshared=unshared(*laid))
 
 
 # One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8.
 _Laid = tuple[Any, Any, UInt8Array]
+_Found = tuple[Evidence, _Laid | None]
 
 
-def _contested(evidence: Evidence, laid: _Laid | None) -> tuple[Evidence, _Laid | None]:
+def _or_mirrored(best: _Found, a: Picture, b: Picture) -> _Found:
+    """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
+    inliers, affine = align(a, b, mirror=True)
+    if affine is None or inliers < _FEWEST_INLIERS:
+        return best
+    mirrored = _contested(_agreement(a, b, affine, inliers))
+    less_contested = mirrored[0].contested_faint < best[0].contested_faint
+    return mirrored if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best) else best
+
+
+def _contested(found: _Found) -> _Found:
+    evidence, laid = found
     if laid is None or evidence.correlation < _ALIKE:
-        return evidence, laid
+        return found
     whole, faint = contested(*laid)
     return replace(evidence, contested=whole, contested_faint=faint), laid
 
 
-def _weight(found: tuple[Evidence, _Laid | None]) -> float:
+def _weight(found: _Found) -> float:
     evidence, _ = found
     return evidence.correlation * min(1.0, evidence.tiles / 16) * evidence.covered
 
@@ -118,7 +125,7 @@ def _in_pixels(relative: Floats, a: Picture, b: Picture) -> Floats:
     return np.asarray(pixels, np.float64)
 
 
-def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> tuple[Evidence, _Laid | None]:
+def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
     """What the pixels say of an alignment (a to b, in pixels)."""
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:

@@ -153,9 +153,8 @@ def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[floa
     for side in (SIDE,) if a.fine or b.fine else (GLANCE_SIDE, SIDE):
         evidence = compare(a.at(side), b.at(side), guess)
         probability = float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
-        if not no_below <= probability < yes_from:
-            return probability, evidence
-        if is_contested(evidence.contested, evidence.contested_faint, SURER):
+        sure = not no_below <= probability < yes_from
+        if sure or is_contested(evidence.contested, evidence.contested_faint, SURER):
             return probability, evidence
     if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
         first, second = (

@@ -7,9 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image, ImageOps
-from sklearn.datasets import load_sample_image
 
 from dedup.disagreement import (
     CONTESTED,
@@ -26,9 +24,10 @@ from dedup.drawings import is_drawn
 from dedup.local_features import SIDE, grey_at
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
+from pipelines.lookalikes import LOOKALIKES
 from pipelines.unseen_transforms import SHARED, UNSEEN
 from tests.templates import TEMPLATES
-from tests.verification import png, verified
+from tests.verification import png, verified, whole_photograph
 
 ACCEPTS = VerifySettings().accepts_from
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "immunohistochemistry", "brick")
@@ -36,8 +35,7 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "immunoh
 
 @cache
 def photograph(name: str) -> Image.Image:
-    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
-    return Image.fromarray(pixels).convert("RGB").resize((400, 400))
+    return whole_photograph(name).resize((400, 400))
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -60,6 +58,25 @@ def test_different_things_before_one_background_make_no_copies() -> None:
         pairs.append((f"{background}/{NAMES[4]}", f"{background}/{NAMES[5]}"))
     accepted = verified(files, pairs).probability >= ACCEPTS
     assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
+
+
+@pytest.mark.parametrize(("name", "least"), [("three patches", 23), ("four stripes", 20), ("large words", 12)])
+def test_most_copies_under_opaque_things_are_found(name: str, least: int) -> None:
+    """Of 24; by tiles alone 22, 18 and 4."""
+    files, pairs = {title: png(photograph(title)) for title in NAMES}, []
+    for title in NAMES:
+        for number in range(3):
+            pairs.append((title, f"{title}/{number}"))
+            files[pairs[-1][1]] = UNSEEN[name](photograph(title), np.random.default_rng(number)).data
+    assert (verified(files, pairs).probability >= ACCEPTS).sum() >= least
+
+
+@pytest.mark.parametrize("name", ["products", "xrays"])
+def test_uniform_pictures_under_the_same_words_are_no_copies(name: str) -> None:
+    images = LOOKALIKES[name](14, np.random.default_rng(0))
+    words = UNSEEN["large words"]
+    files = {str(number): words(image, np.random.default_rng(number)).data for number, image in enumerate(images)}
+    assert verified(files, list(combinations(files, 2)), crowding=0.95).probability.max() < ACCEPTS
 
 
 @pytest.mark.parametrize("name", SHARED)

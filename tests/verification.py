@@ -52,9 +52,15 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower", "c
 
 
 @cache
+def whole_photograph(name: str) -> Image.Image:
+    """A photograph of scikit-image, or china or flower, as RGB."""
+    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
+    return Image.fromarray(pixels).convert("RGB")
+
+
+@cache
 def photograph(name: str) -> Image.Image:
     """One of PHOTOGRAPHS, up to 480 pixels."""
-    pixels = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(skimage.data, name)()
-    image = Image.fromarray(pixels).convert("RGB")
+    image = whole_photograph(name).copy()
     image.thumbnail((480, 480))
     return image
