@@ -33,6 +33,8 @@ _STEPS, _GAIN = (3, 5), 1e-3
 # others, and loses 2 of 5,778 copies; of photographs and potatoes none.
 _FAR = 0.7
 _LEAST_OVERLAP = 60  # pixels
+_EVERYWHERE = np.ones((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
+_NEIGHBORS = np.ones((3, 3), np.uint8)
 _SQUEEZED = 2.2  # retouching stretches one side by less,
 _RESCALED = (0.3, 2.0)  # and what is moved further than this from the first place is not found but lost
 
@@ -113,10 +115,12 @@ def _nearby(finer: Any, coarser: Any, place: Floats, start: Floats, steps: int) 
 
 def _likeness(details: Any, coarser: Any, affine: Floats) -> float:
     size, back = coarser.shape[::-1], cv2.WARP_INVERSE_MAP
-    mask = cv2.warpAffine(np.ones(details.shape, np.uint8), affine, size, flags=cv2.INTER_NEAREST | back)
-    inside = cv2.erode(mask, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
-    if inside.sum() < _LEAST_OVERLAP:
+    mask = cv2.warpAffine(_EVERYWHERE, affine, size, flags=cv2.INTER_NEAREST | back)
+    inside = cv2.erode(mask, _NEIGHBORS, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    if cv2.countNonZero(inside) < _LEAST_OVERLAP:
         return -1.0
-    first = cv2.warpAffine(details, affine, size, flags=cv2.INTER_LINEAR | back)[inside].astype(np.float64)
-    second = coarser[inside].astype(np.float64)
-    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum() + 1))
+    moved = cv2.warpAffine(details, affine, size, flags=cv2.INTER_LINEAR | back)
+    # Sums of squares, which OpenCV takes in float64: a third of the time of sums over masked arrays.
+    first, second = (cv2.norm(each, cv2.NORM_L2SQR, inside) for each in (moved, coarser))
+    apart = cv2.norm(moved, coarser, cv2.NORM_L2SQR, inside)
+    return float((first + second - apart) / (2 * (first * second + 1) ** 0.5))

@@ -1,6 +1,7 @@
 """Do two pictures look the same at 32x32? The cheap evidence, from stored thumbnails alone.
 
     likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
+    whole_likeness(thumbnails, i, j): the same of the whole pictures alone
     turned_likeness(thumbnails, i, j): how well the wholes fit, one turned by 90 or 180 degrees, or flipped
     part_likeness(greys, i, j): how well some part of one fits the other; coarse and faster, to rank many pairs
 
@@ -26,13 +27,14 @@ from dedup.records import THUMBNAIL_SIDE
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
+UInt16Array = npt.NDArray[np.uint16]
 Ints = npt.NDArray[np.integer]
 
 SIGNATURE_SIDE = 16
 # Coarser signatures cost a third of the time. They forgive small shifts, so they rank copies higher, and others, too.
 COARSE_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
-_LUMA = np.array([77, 150, 29], np.float32)  # ITU-R 601, times 256: sums stay below 2**24, so they are exact
+_LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256: sums stay below 2**16
 _PAIRS_PER_BLOCK = 4096
 _CELLS_PER_BLOCK = 500_000  # of all windows of the pictures that are held at a time: 4 MB, as processors' caches are
 _STEPS = 256  # resizing weights are multiples of 1/256
@@ -85,16 +87,12 @@ def likeness(
 
     Symmetric in i and j, but for `map`. Some pictures' windows are held at a time; give pairs in any order.
     """
-    greys = _grey(thumbnails)
-    wholes = np.zeros((0, 2 * side**2), np.float32)
-    per_block = max(1, _CELLS_PER_BLOCK // (len(_geometry(windows)[1]) * side**2))
-    if len(greys):
-        blocks = (greys[start : start + per_block] for start in range(0, len(greys), per_block))
-        wholes = np.concatenate([_signatures(block, [_whole()], side)[:, 0] for block in blocks])
-    mirrored = _mirror(wholes, side)
-    ends = np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)])
-    others = np.concatenate([np.asarray(j, np.intp), np.asarray(i, np.intp)])
     n = len(i)
+    greys, ends = _used(thumbnails, i, j)
+    others = np.concatenate([ends[n:], ends[:n]])
+    wholes = _wholes(greys, side)
+    mirrored = _mirror(wholes, side)
+    per_block = max(1, _CELLS_PER_BLOCK // (len(_geometry(windows)[1]) * side**2))
     best = np.full((2, 2 * n), -np.inf, np.float32)  # not mirrored, mirrored
     window = np.zeros((2, 2 * n), np.intp)
     whole = np.full((2, 2 * n), -np.inf, np.float32)
@@ -121,6 +119,17 @@ def likeness(
     )
 
 
+def whole_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
+    """`likeness` of the N pairs by the whole pictures alone, mirrored or not: `best` is `whole`, and `share` is 1."""
+    greys, ends = _used(thumbnails, i, j)
+    wholes = _wholes(greys, SIGNATURE_SIDE)
+    first, second = ends[: len(i)], ends[len(i) :]
+    plain, mirrored = (_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
+    best, mirror = np.maximum(plain, mirrored), mirrored > plain
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(i), 1))
+    return Likeness(best, best.copy(), np.ones(len(i), np.float32), _maps(boxes, np.zeros(len(i), bool), mirror))
+
+
 def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
     """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> (N,) float32, -1..1, higher is closer: the
     best correlation of picture i, turned by 90, 180 or 270 degrees, mirrored or not, with picture j; and (N, 2, 3):
@@ -128,16 +137,13 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
     """
     best, turn = np.full(len(i), -1, np.float32), np.zeros(len(i), np.intp)
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = _coarse_wholes(luma(thumbnails[used]))
+    wholes = _wholes(_finer(luma(thumbnails[used])), COARSE_SIDE)
     cells = wholes.reshape(-1, 2, COARSE_SIDE, COARSE_SIDE)
     for number, (quarters, mirrored) in enumerate(_TURNS):
         turned = np.rot90(cells[..., ::-1] if mirrored else cells, quarters, (2, 3)).reshape(wholes.shape)
-        for start in range(0, len(i), _PAIRS_PER_BLOCK):
-            block = slice(start, start + _PAIRS_PER_BLOCK)
-            products = turned[place[: len(i)][block]] * wholes[place[len(i) :][block]]
-            fits = products.sum(1, dtype=np.float64).astype(np.float32) / np.float32(_UNIT**2)
-            better = fits > best[block]
-            best[block][better], turn[block][better] = fits[better], number
+        fits = _fits(place[: len(i)], turned, place[len(i) :], wholes)
+        better = fits > best
+        best[better], turn[better] = fits[better], number
     return best, np.stack([_turn(*each) for each in _TURNS])[turn]
 
 
@@ -155,8 +161,7 @@ def _turn(quarters: int, mirrored: bool) -> Floats:
 
 def luma(thumbnails: UInt8Array) -> UInt8Array:
     """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
-    red, green, blue = (thumbnails[..., channel].astype(np.uint16) for channel in range(3))
-    return np.asarray((77 * red + 150 * green + 29 * blue + 128) >> 8, np.uint8)  # below 2**16
+    return np.asarray((_fine_luma(thumbnails) + 128) >> 8, np.uint8)  # below 2**16
 
 
 def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
@@ -166,25 +171,16 @@ def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
     Not symmetric: it is high where j is a crop of i. One picture's windows are held at a time.
     """
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = _coarse_wholes(greys[used])
+    wholes = _wholes(_finer(greys[used]), COARSE_SIDE)
     mirrored = _mirror(wholes, COARSE_SIDE)
     others = place[len(i) :]
     best = np.empty(len(i), np.float32)
     order = np.argsort(i, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(i[order])) + 1) if len(i) else []:
-        parts = _signatures(greys[i[rows[0]]][None] * 256.0, _geometry(WINDOWS)[0], COARSE_SIDE)[0]
+        parts = _signatures(_finer(greys[i[rows[0]]][None]), _geometry(WINDOWS)[0], COARSE_SIDE)[0]
         fits = [(parts @ side[others[rows]].T).max(0) for side in (wholes, mirrored)]
         best[rows] = np.maximum(*fits) / np.float32(_UNIT**2)
     return best
-
-
-def _coarse_wholes(greys: UInt8Array) -> Singles:
-    """(M, 32, 32) uint8 -> (M, 128): the signatures of whole pictures."""
-    wholes = np.empty((len(greys), 2 * COARSE_SIDE**2), np.float32)
-    for start in range(0, len(greys), _PAIRS_PER_BLOCK):
-        block = slice(start, start + _PAIRS_PER_BLOCK)
-        wholes[block] = _signatures(greys[block].astype(np.float64) * 256, [_whole()], COARSE_SIDE)[:, 0]
-    return wholes
 
 
 def residual(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
@@ -223,9 +219,39 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
     return np.where(comparable, rms, np.inf), np.where(comparable, worst, np.inf)
 
 
-def _grey(thumbnails: UInt8Array) -> Floats:
-    """Luma times 256, whole numbers."""
-    return np.asarray(thumbnails.astype(np.float32) @ _LUMA, np.float64)
+def _fine_luma(thumbnails: UInt8Array) -> UInt16Array:
+    """(..., 3) RGB -> (...): luma times 256."""
+    red, green, blue = (np.uint16(weight) * thumbnails[..., channel] for channel, weight in enumerate(_LUMA))
+    return red + green + blue
+
+
+def _finer(greys: UInt8Array) -> UInt16Array:
+    return greys.astype(np.uint16) << 8
+
+
+def _used(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[UInt16Array, npt.NDArray[np.intp]]:
+    """The pictures that pairs name, times 256, and where among them the ends (2 N,) of pairs are, those of i first."""
+    used, place = np.unique(np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)]), return_inverse=True)
+    return _fine_luma(thumbnails[used]), place
+
+
+def _wholes(levels: UInt16Array, side: int) -> Singles:
+    """(M, 32, 32) levels times 256 -> (M, 2 * side**2): the signatures of whole pictures."""
+    wholes = np.empty((len(levels), 2 * side**2), np.float32)
+    per_block = _CELLS_PER_BLOCK // side**2
+    for start in range(0, len(levels), per_block):
+        block = slice(start, start + per_block)
+        wholes[block] = _signatures(levels[block], [_whole()], side)[:, 0]
+    return wholes
+
+
+def _fits(i: Ints, first: Singles, j: Ints, second: Singles) -> Singles:
+    """(N,): the correlations of rows i (N,) of `first` with rows j of `second`, which are signatures."""
+    fits = np.empty(len(i), np.float32)
+    for start in range(0, len(i), _PAIRS_PER_BLOCK):
+        block = slice(start, start + _PAIRS_PER_BLOCK)
+        fits[block] = np.einsum("nk,nk->n", first[i[block]], second[j[block]])  # exact, as all products of signatures
+    return fits / np.float32(_UNIT**2)
 
 
 @cache
@@ -271,9 +297,9 @@ def _whole() -> Window:
     return 1.0, 1.0, (0.0,), (0.0,)
 
 
-def _signatures(greys: Floats, windows: list[Window], side: int) -> Singles:
+def _signatures(levels: UInt16Array, windows: list[Window], side: int) -> Singles:
     """(B, 32, 32) -> (B, W, 2 * side**2) whole numbers: both signatures of each window, of length 4095 together."""
-    parts = []
+    parts, greys = [], levels.astype(np.float64)
     for across, down, starts_x, starts_y in windows:
         x = np.concatenate([_resizer(across, start, side) for start in starts_x])
         y = np.concatenate([_resizer(down, start, side) for start in starts_y])

@@ -37,7 +37,17 @@ from dedup.local_features import SIDE
 from dedup.looks import UNLIKELY, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
-from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, WINDOWS, Likeness, likeness, luma, residual, turned_likeness
+from dedup.thumbnails import (
+    COARSE_SIDE,
+    FEW_WINDOWS,
+    WINDOWS,
+    Likeness,
+    likeness,
+    luma,
+    residual,
+    turned_likeness,
+    whole_likeness,
+)
 from dedup.verification_model import MODELS, OPERATING_POINTS
 
 logger = logging.getLogger(__name__)
@@ -195,7 +205,7 @@ def settle(
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
-    found = _without_windows(thumbnails, i, j)
+    found = whole_likeness(thumbnails, i, j)
     same = (found.whole >= SAME_LIKENESS) & telling
     equal = np.zeros_like(same)
     rms, worst = residual(thumbnails, i[same], j[same])
@@ -229,11 +239,6 @@ def _suggested(pairs: pa.Table) -> Bools:
     if "method" not in pairs.column_names:
         return np.zeros(len(pairs), bool)
     return np.asarray(pc.equal(pairs["method"], "suggested").to_numpy(zero_copy_only=False), bool)
-
-
-def _without_windows(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
-    """The whole pictures alone: many pairs need no more."""
-    return likeness(thumbnails, i, j, WINDOWS[:1])
 
 
 def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:

@@ -172,14 +172,23 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     use = functools.partial(_join_b, parts, prefix)
     shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
-    settled = shuffle(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
+    if partitions == 1:
+        bring, partitions = share_out, min(len(parts.shards), _few_partitions(count))
+    else:
+        bring = shuffle
+    settled = bring(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
     joined = parts.folder.names(f"{_WORK}/{prefix}a")
-    count = max(0, count - settled)
-    partitions = max(partitions_for(count, _PAIR_BYTES), min(_FEWEST_PARTITIONS, -(-count // _FEW_PAIRS)))
-    use = functools.partial(_verify, parts, prefix)
     if joined:
+        count = max(0, count - settled)
+        partitions = max(partitions_for(count, _PAIR_BYTES), _few_partitions(count))
+        use = functools.partial(_verify, parts, prefix)
         bring = share_out if partitions_for(count, _ROW_BYTES) == 1 else shuffle
         bring(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+
+
+def _few_partitions(count: int) -> int:
+    """How many tasks share so few pairs that one could hold them."""
+    return min(_FEWEST_PARTITIONS, -(-count // _FEW_PAIRS))
 
 
 def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:
