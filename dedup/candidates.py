@@ -73,7 +73,7 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 16_000
-VERSION = 3  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 4  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
@@ -309,14 +309,14 @@ def local_rows(
 
 
 def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
-    """Of rows of LOCAL_ROW, `in_order`: of each picture the `candidates_per_image` partners in its cell that share most
-    local features, with their cosine."""
+    """Of rows of LOCAL_ROW, `in_order`: of each picture up to twice `candidates_per_image` partners in its cell, those
+    that share most local features, with their cosine."""
     found = [CANDIDATE_SCHEMA.empty_table()]
     for cell, x, primary in _cells(rows):
-        i, j = voted_pairs(cell["features"].to_pylist(), settings.candidates_per_image, settings.seed)
+        i, j = voted_pairs(cell["features"].to_pylist(), 2 * settings.candidates_per_image, settings.seed)
         wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
         i, j = i[wanted], j[wanted]
-        found.append(_pairs(cell, i, j, "embedding", neighbors.cosine(x, i, j)))
+        found.append(_pairs(cell, i, j, "local", neighbors.cosine(x, i, j)))
     return pa.concat_tables(found)
 
 

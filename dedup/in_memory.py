@@ -215,10 +215,11 @@ class _Verification:
         pairs, cosine = judgement.distinct(found)
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        crowding = judgement.crowding_of(pairs, samples)
-        first = settle_pairs(pairs, samples)
-        kept = first.settled | judgement.worth_a_look(pairs, first.settled, first.probability, crowding)
-        pairs, cosine, crowding = pairs.filter(pa.array(kept)), cosine[kept], crowding[kept]
+        first, per_image = settle_pairs(pairs, samples), self.search.candidates_per_image
+        look = judgement.worth_a_look(pairs, samples, first.settled, first.probability, per_image)
+        kept = first.settled | look
+        pairs, cosine = pairs.filter(pa.array(kept)), cosine[kept]
         read_image = judgement.ImageReader(self.shards, samples)
+        crowding = judgement.crowding_of(pairs, samples)
         verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels)
         return judgement.by_probability(pairs, cosine, verdicts.probability, self.search, self.verify)

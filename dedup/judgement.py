@@ -9,6 +9,7 @@ A judged pair is a row of `records.PAIR_SCHEMA`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,15 @@ from dedup.crowded import CROWDED
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.shards import read_range
+from dedup.small_evidence import SMALL_SIDE
 from dedup.verify import VerifySettings
 
 Singles = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
-LOOKS_PER_IMAGE = 4  # at pairs that only hashes propose where everything looks alike
+# A pair is proposed by the first of these that found it.
+_PROPOSERS = pa.array(["suggested", "local", "embedding", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
 
 # Of a verified pair, what suggestions are made from.
@@ -63,8 +66,11 @@ def by_scores(candidates: pa.Table, settings: SearchSettings, verify: VerifySett
 
 
 def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
-    """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it."""
-    rows = candidates.sort_by([(name, "ascending") for name in ("a", "b", "method")])
+    """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it; as `method` what says
+    most for it: that accepted pairs suggest it, that local features do, embeddings, or hashes alone."""
+    rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
+    order = [(name, "ascending") for name in ("a", "b", "rank")]
+    rows = candidates.append_column("rank", rank).sort_by(order).drop_columns("rank")
     first, cosine, _ = _merged(rows)
     return rows.take(pa.array(first)).combine_chunks(), cosine
 
@@ -88,23 +94,31 @@ class ImageReader:
 def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
     """(N,) float32 for `verify_pairs`: of each pair's two samples the lesser crowding; `samples` has sample_id and
     crowding."""
-    ids, crowding = samples["sample_id"].combine_chunks(), samples["crowding"].to_numpy()
-    a, b = (crowding[_numbers(ids, pairs[side])] for side in "ab")
-    return np.asarray(np.minimum(a, b), np.float32)
+    return np.asarray(_of_both(pairs, samples, samples["crowding"].to_numpy()), np.float32)
 
 
-def worth_a_look(
-    pairs: pa.Table, settled: Bools, likely: Singles, crowding: Singles, per_image: int = LOOKS_PER_IMAGE
-) -> Bools:
-    """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels.
+def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(N,): of each pair's two samples the lesser value; `values` (M,) are those of `samples`."""
+    ids = samples["sample_id"].combine_chunks()
+    return np.asarray(np.minimum(*(values[_numbers(ids, pairs[side])] for side in "ab")))
 
-    All, but where everything looks alike thousands of pictures have nearly one hash, too: of the pairs that only hashes
-    propose there, `crowding` (N,) as `crowding_of` gives it, each first sample's `per_image` of greatest probability by
-    thumbnails, `likely` (N,). Equally likely ones go by b. The rest are no candidates any more.
+
+def worth_a_look(pairs: pa.Table, samples: pa.Table, settled: Bools, likely: Singles, per_image: int) -> Bools:
+    """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels; `samples` has
+    sample_id, crowding, width and height.
+
+    All, but where everything looks alike, embeddings and hashes propose hundreds that are no copies. What they propose
+    there and local features do not (or, of small pictures, which have none, what hashes alone propose) is limited to
+    each first sample's `per_image` of greatest probability by thumbnails, `likely` (N,). Equally likely ones go by b.
+    The rest are no candidates any more.
     """
     look = ~settled
-    by_hash_alone = np.asarray(pc.equal(pairs["method"], "hash").to_numpy(zero_copy_only=False), bool)
-    limited = np.flatnonzero(look & by_hash_alone & (crowding >= CROWDED))
+    method = pairs["method"].to_numpy(zero_copy_only=False)
+    small = (
+        _of_both(pairs, samples, np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))) <= SMALL_SIDE
+    )
+    by_little = (method == "hash") | ((method == "embedding") & ~small)
+    limited = np.flatnonzero(look & by_little & (crowding_of(pairs, samples) >= CROWDED))
     a, b = (pc.rank(pairs[side], tiebreaker="dense").to_numpy()[limited] for side in "ab")
     order = np.lexsort((b, -likely[limited], a))
     place = np.arange(len(limited)) - np.searchsorted(a[order], a[order])
@@ -179,9 +193,9 @@ def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], Singles, Singles]:
     new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
     first, pair = np.flatnonzero(new), np.cumsum(new) - 1
     merged = []
-    for name in ("embedding", "hash"):
+    for names in (("embedding", "local"), ("hash",)):
         scores = np.full(len(first), np.nan, np.float32)
-        of_method = method == name
+        of_method = np.isin(method, names)
         scores[pair[of_method]] = score[of_method]
         merged.append(scores)
     return first, merged[0], merged[1]

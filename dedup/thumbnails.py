@@ -222,11 +222,11 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
 def _fine_luma(thumbnails: UInt8Array) -> UInt16Array:
     """(..., 3) RGB -> (...): luma times 256."""
     red, green, blue = (np.uint16(weight) * thumbnails[..., channel] for channel, weight in enumerate(_LUMA))
-    return red + green + blue
+    return np.asarray(red + green + blue, np.uint16)
 
 
 def _finer(greys: UInt8Array) -> UInt16Array:
-    return greys.astype(np.uint16) << 8
+    return np.asarray(greys.astype(np.uint16) << 8, np.uint16)
 
 
 def _used(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[UInt16Array, npt.NDArray[np.intp]]:
@@ -251,7 +251,7 @@ def _fits(i: Ints, first: Singles, j: Ints, second: Singles) -> Singles:
     for start in range(0, len(i), _PAIRS_PER_BLOCK):
         block = slice(start, start + _PAIRS_PER_BLOCK)
         fits[block] = np.einsum("nk,nk->n", first[i[block]], second[j[block]])  # exact, as all products of signatures
-    return fits / np.float32(_UNIT**2)
+    return np.asarray(fits / np.float32(_UNIT**2), np.float32)
 
 
 @cache

@@ -1,19 +1,36 @@
-"""Which candidates are compared by their pixels."""
+"""Which pairs are compared by their pixels, and by what proposals they are known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.crowded import CROWDED
-from dedup.judgement import worth_a_look
+from dedup.judgement import distinct, worth_a_look
+from dedup.small_evidence import SMALL_SIDE
 
 PAIRS = [(f"a{first}", f"b{second}") for first in range(3) for second in range(5)]
 NEVER = np.zeros(len(PAIRS), bool)
 LIKELY = np.tile(np.array([0.1, 0.5, 0.3, 0.5, 0.2], np.float32), 3)
+BEST_TWO = [False, True, False, True, False] * 3
 
 
-def looked_at(method: str, crowding: float, settled: np.ndarray = NEVER, order: np.ndarray | None = None) -> list[bool]:
+def samples(crowding: float, side: int) -> pa.Table:
+    names = sorted({name for pair in PAIRS for name in pair})
+    sides = np.full(len(names), side, np.int32)
+    columns = {"sample_id": names, "crowding": np.full(len(names), crowding, np.float32)}
+    return pa.table(columns | {"width": sides, "height": sides // 2})
+
+
+def looked_at(
+    method: str,
+    crowding: float,
+    settled: np.ndarray = NEVER,
+    order: np.ndarray | None = None,
+    side: int = SMALL_SIDE + 1,
+) -> list[bool]:
     rows = np.arange(len(PAIRS)) if order is None else order
     table = pa.table(
         {
@@ -22,19 +39,25 @@ def looked_at(method: str, crowding: float, settled: np.ndarray = NEVER, order: 
             "method": [method] * len(rows),
         }
     )
-    crowds = np.full(len(rows), crowding, np.float32)
     found = np.zeros(len(rows), bool)
-    found[rows] = worth_a_look(table, settled[rows], LIKELY[rows], crowds, per_image=2)
+    found[rows] = worth_a_look(table, samples(crowding, side), settled[rows], LIKELY[rows], per_image=2)
     return [bool(look) for look in found]
 
 
-def test_of_pairs_that_hashes_alone_propose_in_a_crowd_the_likeliest_are_looked_at() -> None:
-    assert looked_at("hash", float(CROWDED)) == [False, True, False, True, False] * 3
+@pytest.mark.parametrize("method", ["hash", "embedding"])
+def test_of_pairs_in_a_crowd_without_local_features_the_likeliest_are_looked_at(method: str) -> None:
+    assert looked_at(method, float(CROWDED)) == BEST_TWO
+
+
+def test_small_pictures_have_no_local_features_to_ask() -> None:
+    assert all(looked_at("embedding", 0.99, side=SMALL_SIDE))
+    assert looked_at("hash", 0.99, side=SMALL_SIDE) == BEST_TWO
 
 
 def test_all_others_are_looked_at() -> None:
     assert all(looked_at("hash", 0.84))
-    assert all(looked_at("embedding", 0.99))
+    assert all(looked_at("embedding", 0.84))
+    assert all(looked_at("local", 0.99))
     assert all(looked_at("suggested", 0.99))
 
 
@@ -52,4 +75,24 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
 def test_no_pairs_are_no_work() -> None:
     empty = pa.table({name: pa.array([], pa.string()) for name in ("a", "b", "method")})
     nothing = np.zeros(0, np.float32)
-    assert worth_a_look(empty, np.zeros(0, bool), nothing, nothing).tolist() == []
+    assert worth_a_look(empty, samples(0.9, 200), np.zeros(0, bool), nothing, 2).tolist() == []
+
+
+def test_a_pair_is_known_by_what_says_most_for_it_and_keeps_its_cosine() -> None:
+    proposals = [
+        ("a", "b", "hash", 0.9),
+        ("a", "b", "embedding", 0.75),
+        ("a", "c", "local", 0.5),
+        ("a", "c", "hash", 0.95),
+        ("b", "c", "hash", 0.95),
+        ("b", "d", "local", 0.625),
+        ("b", "d", "embedding", 0.625),
+    ]
+    rows = [
+        {"a": a, "b": b, "method": method, "score": score, "shard_a": 0, "shard_b": 0}
+        for a, b, method, score in reversed(proposals)
+    ]
+    pairs, cosine = distinct(pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA))
+    found = list(zip(*(pairs[name].to_pylist() for name in ("a", "b", "method")), strict=True))
+    assert found == [("a", "b", "embedding"), ("a", "c", "local"), ("b", "c", "hash"), ("b", "d", "local")]
+    assert np.nan_to_num(cosine).tolist() == [0.75, 0.5, 0.0, 0.625]
