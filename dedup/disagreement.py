@@ -2,7 +2,7 @@
 
     contested      in photographs: the share of what both show, and of what is faint in both, that runs in other
                    directions
-    contradiction  in drawings: the area where both hold strokes, but not the same
+    contradiction  in drawings and uniform sets: the area where both hold strokes, but not the same
     unshared       in drawings: the area where one has a stroke, as strong as its others, and the other has nothing
 
 Two quotations printed over two photographs, or two posters of one layout, agree in all strong contrasts; what lies
@@ -107,12 +107,14 @@ def _directions(grey: Any, inside: Any, weight: Any) -> tuple[Any, Any, Any, Any
     return across, down, square, strength
 
 
-def contradiction(first: Any, second: Any, mask: UInt8Array) -> float:
+def contradiction(first: Any, second: Any, mask: UInt8Array) -> tuple[float, float]:
     """Arguments as of `contested` -> the area, in squares of 16 by 16 pixels, in which both hold strokes, but not the
-    same, once both are equally sharp; 0 where one is noisy all over."""
+    same, once both are equally sharp, 0 where one is noisy all over; and how mutual it is: that area, and the strokes
+    of the one that has fewer where the other has none, as a share of those of the one that has more. Of a copy with
+    words over it the words are strokes that only the copy has, so that share is small."""
     inside = _within(mask, 7)
     first, second = _equally_sharp(first, second, inside > 0)
-    contradicted = bare = 0.0
+    contradicted = least = most = 0.0
     for along_a, along_b in zip(*(gradients(grey, _SMOOTH_STROKES) for grey in (first, second)), strict=True):
         a, b = along_a * inside, along_b * inside
         energy_a, energy_b, both = (cv2.GaussianBlur(each, (0, 0), _NEAR_STROKES) for each in (a * a, b * b, a * b))
@@ -120,8 +122,10 @@ def contradiction(first: Any, second: Any, mask: UInt8Array) -> float:
         another = both < _ANOTHER * np.sqrt(energy_a * energy_b)
         contradicted = max(contradicted, float((strokes_a & strokes_b & another).sum()))
         alone = strokes_a & (energy_a > _BARE * energy_b), strokes_b & (energy_b > _BARE * energy_a)
-        bare = max(bare, *(float(each.sum()) for each in alone))
-    return 0.0 if bare >= _NOISE * contradicted else contradicted / _SQUARE
+        fewer, more = sorted(float(each.sum()) for each in alone)
+        least, most = max(least, fewer), max(most, more)
+    noisy = most >= _NOISE * contradicted
+    return 0.0 if noisy else contradicted / _SQUARE, (contradicted + least) / max(most, 1.0)
 
 
 def unshared(first: Any, second: Any, mask: UInt8Array) -> float:

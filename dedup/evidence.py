@@ -47,8 +47,8 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_faint`, and of drawn pictures `contradicted` and `unshared`, as `disagreement`
-    says them.
+    closer: `contested` and `contested_faint`, and where it is asked `contradicted`, `mutual` and `unshared`, as
+    `disagreement` says them.
     """
 
     inliers: int
@@ -61,6 +61,7 @@ class Evidence:
     contested: float = 0.0
     contested_faint: float = 0.0
     contradicted: float = 0.0
+    mutual: float = 0.0
     unshared: float = 0.0
 
 
@@ -87,7 +88,8 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     evidence, laid = best
     if not drawn or laid is None or evidence.correlation < _ALIKE:
         return evidence
-    return replace(evidence, contradicted=contradiction(*laid), unshared=unshared(*laid))
+    contradicted, mutual = contradiction(*laid)
+    return replace(evidence, contradicted=contradicted, mutual=mutual, unshared=unshared(*laid))
 
 
 # One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8.

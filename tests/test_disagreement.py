@@ -22,6 +22,7 @@ from dedup.disagreement import (
 )
 from dedup.drawings import is_drawn
 from dedup.local_features import SIDE, grey_at
+from dedup.looks import MUTUAL
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.lookalikes import LOOKALIKES
@@ -77,6 +78,30 @@ def test_uniform_pictures_under_the_same_words_are_no_copies(name: str) -> None:
     words = UNSEEN["large words"]
     files = {str(number): words(image, np.random.default_rng(number)).data for number, image in enumerate(images)}
     assert verified(files, list(combinations(files, 2)), crowding=0.95).probability.max() < ACCEPTS
+
+
+def in_a_layout(name: str, layout: str, count: int) -> list[Image.Image]:
+    return [SHARED[layout](image) for image in LOOKALIKES[name](count, np.random.default_rng(3))]
+
+
+@pytest.mark.parametrize("layout", SHARED)
+@pytest.mark.parametrize("name", ["products", "xrays"])
+def test_uniform_pictures_in_one_layout_are_no_copies(name: str, layout: str) -> None:
+    files = {str(number): png(image) for number, image in enumerate(in_a_layout(name, layout, 10))}
+    assert verified(files, list(combinations(files, 2)), crowding=0.98).probability.max() < ACCEPTS
+
+
+@pytest.mark.parametrize("layout", SHARED)
+@pytest.mark.parametrize("name", ["products", "xrays"])
+def test_copies_of_uniform_pictures_in_one_layout_are_found(name: str, layout: str) -> None:
+    files, pairs = {}, []
+    for number, image in enumerate(in_a_layout(name, layout, 2)):
+        files[str(number)] = png(image)
+        for copy in ("recompress", "shrink", "blur", "mirror", "crop_90", "gamma", "watermark"):
+            files[f"{number}/{copy}"] = TRANSFORMS[copy](image, np.random.default_rng(0)).data
+            pairs.append((str(number), f"{number}/{copy}"))
+    found = verified(files, pairs, crowding=0.98).probability >= ACCEPTS
+    assert [pair for pair, accepted in zip(pairs, found, strict=True) if not accepted] == []
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -156,8 +181,21 @@ def test_another_form_contradicts_however_blurred_it_is() -> None:
     blurred = TRANSFORMS["blur"](second, np.random.default_rng(0)).open()
     mask = _everywhere(_grey(first))
     for other in (second, blurred):
-        assert contradiction(_grey(first), _grey(other), mask) > CONTRADICTED
-    assert contradiction(_grey(second), _grey(blurred), mask) < CONTRADICTED / 2
+        assert contradiction(_grey(first), _grey(other), mask)[0] > CONTRADICTED
+    assert contradiction(_grey(second), _grey(blurred), mask)[0] < CONTRADICTED / 2
+
+
+def test_words_over_one_of_two_contradict_and_are_not_mutual() -> None:
+    """Those of two products in one layout are."""
+    first, second = LOOKALIKES["products"](2, np.random.default_rng(0))
+    words = _grey(TRANSFORMS["caption"](first, np.random.default_rng(1)).open())
+    contradicted, mutual = contradiction(_grey(first), words, _everywhere(words))
+    assert contradicted > CONTRADICTED
+    assert mutual < MUTUAL
+    quoted = [_grey(SHARED["a quotation"](each)) for each in (first, second)]
+    contradicted, mutual = contradiction(*quoted, _everywhere(quoted[0]))
+    assert contradicted > CONTRADICTED
+    assert mutual > MUTUAL
 
 
 def test_an_empty_form_lacks_what_the_filled_one_has() -> None:
