@@ -2,7 +2,8 @@
 
 Each set is cleaned by `dedup run` with copies of its pictures planted among them. A picture that goes for one of
 another family (a picture and its copies) is no planted copy: it is a mistake, or the set held it twice from the start.
-The contact sheets show all of these, to be looked at.
+The contact sheets show all of these, to be looked at. Then half of each set is cleaned with the same quotation,
+poster or badge over all of it, without copies: whatever goes, goes for another picture.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from pipelines.lookalikes import LOOKALIKES
 from pipelines.measured_run import dedup_run
 from pipelines.run_state import Run
 from pipelines.sample import write_planted
+from pipelines.unseen_benchmark import removed
+from pipelines.unseen_transforms import SHARED
 
 DRAWN = ("xrays", "products")  # the drawn sets with texture and noise
 _SHARDS = 4
 _SHOWN = 60  # pairs on a sheet
+_LAYOUT_STEP = 2  # each second picture is enough to tell
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,11 @@ def write_sheet(folder: Path, outcome: Outcome, path: Path, title: str) -> bool:
 def report(
     sets: Mapping[str, Iterable[Sample]], copies: int, seed: int, sheets: Path, arguments: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg."""
-    rows = []
-    for name, originals in sets.items():
+    """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg. Holds one set."""
+    rows, layouts = [], []
+    for name, pictures in sets.items():
+        originals = list(pictures)
+        layouts += [_in_layout(name, originals[::_LAYOUT_STEP], layout, seed, arguments) for layout in SHARED]
         with tempfile.TemporaryDirectory() as folder:
             outcome = measure(originals, Path(folder), copies, seed, arguments)
             path = sheets / f"{name}.jpg"
@@ -122,3 +128,10 @@ def report(
         rows.append(outcome.row(name))
         yield f"{name}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
     yield pd.DataFrame(rows).to_string(index=False)
+    yield from layouts
+
+
+def _in_layout(name: str, originals: list[Sample], layout: str, seed: int, arguments: tuple[str, ...]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        wrong, total = removed(originals, layout, Path(folder), seed, arguments)
+    return f"{name}, all with {layout} over them: {_share(wrong, total)} removed"
