@@ -215,8 +215,8 @@ class _Verification:
         pairs, cosine = judgement.distinct(found)
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        first, per_image = settle_pairs(pairs, samples), self.search.candidates_per_image
-        look = judgement.worth_a_look(pairs, samples, first.settled, first.probability, per_image)
+        first = settle_pairs(pairs, samples)
+        look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
         kept = first.settled | look
         pairs, cosine = pairs.filter(pa.array(kept)), cosine[kept]
         read_image = judgement.ImageReader(self.shards, samples)

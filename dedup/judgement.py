@@ -103,26 +103,28 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> np
     return np.asarray(np.minimum(*(values[_numbers(ids, pairs[side])] for side in "ab")))
 
 
-def worth_a_look(pairs: pa.Table, samples: pa.Table, settled: Bools, likely: Singles, per_image: int) -> Bools:
-    """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels; `samples` has
-    sample_id, crowding, width and height.
+def worth_a_look(
+    pairs: pa.Table, cosine: Singles, samples: pa.Table, settled: Bools, likely: Singles, search: SearchSettings
+) -> Bools:
+    """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels; `pairs` and
+    `cosine` (N,) are as `distinct` gives them, `samples` has sample_id, crowding, width and height.
 
     All, but where everything looks alike, embeddings and hashes propose hundreds that are no copies. What they propose
     there and local features do not (or, of small pictures, which have none, what hashes alone propose) is limited to
-    each first sample's `per_image` of greatest probability by thumbnails, `likely` (N,). Equally likely ones go by b.
-    The rest are no candidates any more.
+    each first sample's `candidates_per_image` of greatest probability by thumbnails, `likely` (N,). Equally likely ones
+    go by b. The rest are no candidates any more, but for those that `min_cosine` accepts.
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
-    small = (
-        _of_both(pairs, samples, np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))) <= SMALL_SIDE
-    )
+    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
+    small = _of_both(pairs, samples, larger_side) <= SMALL_SIDE
     by_little = (method == "hash") | ((method == "embedding") & ~small)
-    limited = np.flatnonzero(look & by_little & (crowding_of(pairs, samples) >= CROWDED))
+    by_little &= (crowding_of(pairs, samples) >= CROWDED) & ~_accepted_by_cosine(search, cosine)
+    limited = np.flatnonzero(look & by_little)
     a, b = (pc.rank(pairs[side], tiebreaker="dense").to_numpy()[limited] for side in "ab")
     order = np.lexsort((b, -likely[limited], a))
     place = np.arange(len(limited)) - np.searchsorted(a[order], a[order])
-    look[limited[order[place >= per_image]]] = False
+    look[limited[order[place >= search.candidates_per_image]]] = False
     return look
 
 

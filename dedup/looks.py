@@ -32,8 +32,8 @@ UNSURE = (0.01, 0.98)
 # lost one of 640 copies that the second accepts, and leaves 13 % of the 8,044 other pairs to it. What tells look-alikes
 # apart may be too fine for it to say yes.
 UNSURE_IN_A_CROWD = (0.2, 1.0)
-# Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment that
-# is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
+# Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment
+# that is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
 SURER = 0.05
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.

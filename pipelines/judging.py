@@ -223,8 +223,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
         _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], verdicts.probability[settled])
-    per_image = parts.search.candidates_per_image
-    look = worth_a_look(pairs, samples, verdicts.settled, verdicts.probability, per_image)
+    look = worth_a_look(pairs, cosine, samples, verdicts.settled, verdicts.probability, parts.search)
     left = np.flatnonzero(look)
     if len(left):
         rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))

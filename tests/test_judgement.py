@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,11 +11,14 @@ import pytest
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.crowded import CROWDED
 from dedup.judgement import distinct, worth_a_look
+from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 
 PAIRS = [(f"a{first}", f"b{second}") for first in range(3) for second in range(5)]
 NEVER = np.zeros(len(PAIRS), bool)
 LIKELY = np.tile(np.array([0.1, 0.5, 0.3, 0.5, 0.2], np.float32), 3)
+COSINE = np.tile(np.array([0.9, 0.8, np.nan, 0.8, 0.7], np.float32), 3)
+SEARCH = SearchSettings(candidates_per_image=2)
 BEST_TWO = [False, True, False, True, False] * 3
 
 
@@ -30,6 +35,7 @@ def looked_at(
     settled: np.ndarray = NEVER,
     order: np.ndarray | None = None,
     side: int = SMALL_SIDE + 1,
+    search: SearchSettings = SEARCH,
 ) -> list[bool]:
     rows = np.arange(len(PAIRS)) if order is None else order
     table = pa.table(
@@ -40,13 +46,18 @@ def looked_at(
         }
     )
     found = np.zeros(len(rows), bool)
-    found[rows] = worth_a_look(table, samples(crowding, side), settled[rows], LIKELY[rows], per_image=2)
+    found[rows] = worth_a_look(table, COSINE[rows], samples(crowding, side), settled[rows], LIKELY[rows], search)
     return [bool(look) for look in found]
 
 
 @pytest.mark.parametrize("method", ["hash", "embedding"])
 def test_of_pairs_in_a_crowd_without_local_features_the_likeliest_are_looked_at(method: str) -> None:
     assert looked_at(method, float(CROWDED)) == BEST_TWO
+
+
+def test_what_a_cosine_accepts_is_looked_at_and_takes_no_place() -> None:
+    search = replace(SEARCH, min_cosine=0.85)
+    assert looked_at("embedding", 0.99, search=search) == [True, True, False, True, False] * 3
 
 
 def test_small_pictures_have_no_local_features_to_ask() -> None:
@@ -75,7 +86,7 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
 def test_no_pairs_are_no_work() -> None:
     empty = pa.table({name: pa.array([], pa.string()) for name in ("a", "b", "method")})
     nothing = np.zeros(0, np.float32)
-    assert worth_a_look(empty, samples(0.9, 200), np.zeros(0, bool), nothing, 2).tolist() == []
+    assert worth_a_look(empty, nothing, samples(0.9, 200), np.zeros(0, bool), nothing, SEARCH).tolist() == []
 
 
 def test_a_pair_is_known_by_what_says_most_for_it_and_keeps_its_cosine() -> None:
