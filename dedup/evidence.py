@@ -68,8 +68,8 @@ class Evidence:
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
 
 
-def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = False) -> Evidence:
-    """The evidence of the best alignment found; `drawn` asks what is asked of drawings, too.
+def compare(a: Picture, b: Picture, guess: Floats | None = None, strokes: bool = False) -> Evidence:
+    """The evidence of the best alignment found; `strokes` asks whether strokes differ, too.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few.
@@ -86,7 +86,7 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, drawn: bool = F
     if len(alignments) == 1 and best[0].contested_faint > UNCONTESTED:
         best = _or_mirrored(best, a, b)
     evidence, laid = best
-    if not drawn or laid is None or evidence.correlation < _ALIKE:
+    if not strokes or laid is None or evidence.correlation < _ALIKE:
         return evidence
     contradicted, mutual = contradiction(*laid)
     return replace(evidence, contradicted=contradicted, mutual=mutual, unshared=unshared(*laid))

@@ -126,9 +126,8 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability <= UNLIKELY:
         return probability
-    if is_contested(evidence.contested, evidence.contested_faint) or contradict(a, b, guess):
-        return UNLIKELY
-    if crowding > UNIFORM and evidence.inliers >= SHARED_FEATURES and share_a_layout(a, b, guess, crowding):
+    uniform = crowding if evidence.inliers >= SHARED_FEATURES else 0.0
+    if is_contested(evidence.contested, evidence.contested_faint) or contradict(a, b, guess, uniform):
         return UNLIKELY
     if probability >= MATCHED_FROM and evidence.inliers >= MATCHED and evidence.contested_faint <= UNCONTESTED:
         probability = max(probability, MATCHED_PROBABILITY)
@@ -141,26 +140,27 @@ def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
 
 
-def contradict(a: Views, b: Views, guess: Floats) -> bool:
+def contradict(a: Views, b: Views, guess: Floats, crowding: float = 0.0) -> bool:
     """Whether both are drawings, and what is drawn is not the same, however much of it is. One will do if its strokes
-    are very strong: the other may be a blurred copy of it."""
+    are very strong: the other may be a blurred copy of it. From a `crowding` of UNIFORM on, also whether strokes of the
+    two contradict each other, neither being what was put over one of them: the more alike everything is, the less of
+    it."""
     if a.small or b.small:
         return False
-    both = a.drawn and b.drawn
-    if not both and not any(each.drawn and each.strength >= VERY_STRONG for each in (a, b)):
+    both, uniform = a.drawn and b.drawn, crowding > UNIFORM
+    drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
+    if not drawn and not uniform:
         return False
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, drawn=True)
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, strokes=True)
+    if uniform:
+        allowed = CONTRADICTED * (1 - crowding) / (1 - UNIFORM)
+        if evidence.contradicted > allowed and evidence.mutual > MUTUAL:
+            return True
+    if not drawn:
+        return False
     strong = both and min(a.strength, b.strength) >= STRONG
     allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
     return evidence.contradicted > allowed or (strong and evidence.unshared > UNSHARED)
-
-
-def share_a_layout(a: Views, b: Views, guess: Floats, crowding: float) -> bool:
-    """Whether strokes of the two contradict each other, neither being what was put over one of them; the more alike
-    everything is, `crowding`, the less of it."""
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, drawn=True)
-    allowed = CONTRADICTED * (1 - crowding) / (1 - UNIFORM)
-    return evidence.contradicted > allowed and evidence.mutual > MUTUAL
 
 
 def _by_pixels(a: Views, b: Views, guess: Floats, crowding: float) -> tuple[float, Evidence]:

@@ -88,7 +88,8 @@ def likeness(
     Symmetric in i and j, but for `map`. Some pictures' windows are held at a time; give pairs in any order.
     """
     n = len(i)
-    greys, ends = _used(thumbnails, i, j)
+    named, ends = _named(thumbnails, i, j)
+    greys = _levels(named)
     others = np.concatenate([ends[n:], ends[:n]])
     wholes = _wholes(greys, side)
     mirrored = _mirror(wholes, side)
@@ -121,8 +122,8 @@ def likeness(
 
 def whole_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     """`likeness` of the N pairs by the whole pictures alone, mirrored or not: `best` is `whole`, and `share` is 1."""
-    greys, ends = _used(thumbnails, i, j)
-    wholes = _wholes(greys, SIGNATURE_SIDE)
+    named, ends = _named(thumbnails, i, j)
+    wholes = _wholes(_levels(named), SIGNATURE_SIDE)
     first, second = ends[: len(i)], ends[len(i) :]
     plain, mirrored = (_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
     best, mirror = np.maximum(plain, mirrored), mirrored > plain
@@ -136,8 +137,8 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
     where the point (x, y) of picture i, in 0..1, lies in picture j by that. Symmetric in i and j, but for the maps.
     """
     best, turn = np.full(len(i), -1, np.float32), np.zeros(len(i), np.intp)
-    used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = _wholes(_finer(luma(thumbnails[used])), COARSE_SIDE)
+    named, place = _named(thumbnails, i, j)
+    wholes = _wholes(_levels_of_grey(luma(named)), COARSE_SIDE)
     cells = wholes.reshape(-1, 2, COARSE_SIDE, COARSE_SIDE)
     for number, (quarters, mirrored) in enumerate(_TURNS):
         turned = np.rot90(cells[..., ::-1] if mirrored else cells, quarters, (2, 3)).reshape(wholes.shape)
@@ -161,7 +162,7 @@ def _turn(quarters: int, mirrored: bool) -> Floats:
 
 def luma(thumbnails: UInt8Array) -> UInt8Array:
     """(N, 32, 32, 3) uint8 RGB -> (N, 32, 32) uint8."""
-    return np.asarray((_fine_luma(thumbnails) + 128) >> 8, np.uint8)  # below 2**16
+    return np.asarray((_levels(thumbnails) + 128) >> 8, np.uint8)  # below 2**16
 
 
 def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
@@ -170,14 +171,14 @@ def part_likeness(greys: UInt8Array, i: Ints, j: Ints) -> Singles:
 
     Not symmetric: it is high where j is a crop of i. One picture's windows are held at a time.
     """
-    used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
-    wholes = _wholes(_finer(greys[used]), COARSE_SIDE)
+    named, place = _named(greys, i, j)
+    wholes = _wholes(_levels_of_grey(named), COARSE_SIDE)
     mirrored = _mirror(wholes, COARSE_SIDE)
     others = place[len(i) :]
     best = np.empty(len(i), np.float32)
     order = np.argsort(i, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(i[order])) + 1) if len(i) else []:
-        parts = _signatures(_finer(greys[i[rows[0]]][None]), _geometry(WINDOWS)[0], COARSE_SIDE)[0]
+        parts = _signatures(_levels_of_grey(greys[i[rows[0]]][None]), _geometry(WINDOWS)[0], COARSE_SIDE)[0]
         fits = [(parts @ side[others[rows]].T).max(0) for side in (wholes, mirrored)]
         best[rows] = np.maximum(*fits) / np.float32(_UNIT**2)
     return best
@@ -219,20 +220,20 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
     return np.where(comparable, rms, np.inf), np.where(comparable, worst, np.inf)
 
 
-def _fine_luma(thumbnails: UInt8Array) -> UInt16Array:
-    """(..., 3) RGB -> (...): luma times 256."""
+def _levels(thumbnails: UInt8Array) -> UInt16Array:
+    """(..., 3) RGB -> (...): luma times 256, as all windows are cut from it."""
     red, green, blue = (np.uint16(weight) * thumbnails[..., channel] for channel, weight in enumerate(_LUMA))
     return np.asarray(red + green + blue, np.uint16)
 
 
-def _finer(greys: UInt8Array) -> UInt16Array:
+def _levels_of_grey(greys: UInt8Array) -> UInt16Array:
     return np.asarray(greys.astype(np.uint16) << 8, np.uint16)
 
 
-def _used(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[UInt16Array, npt.NDArray[np.intp]]:
-    """The pictures that pairs name, times 256, and where among them the ends (2 N,) of pairs are, those of i first."""
+def _named(pictures: UInt8Array, i: Ints, j: Ints) -> tuple[UInt8Array, npt.NDArray[np.intp]]:
+    """The pictures that pairs name, and where among them the ends (2 N,) of the pairs are, those of i first."""
     used, place = np.unique(np.concatenate([np.asarray(i, np.intp), np.asarray(j, np.intp)]), return_inverse=True)
-    return _fine_luma(thumbnails[used]), place
+    return pictures[used], place
 
 
 def _wholes(levels: UInt16Array, side: int) -> Singles:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,18 +173,21 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     use = functools.partial(_join_b, parts, prefix)
     shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
-    if partitions == 1:
-        bring, partitions = share_out, min(len(parts.shards), _few_partitions(count))
-    else:
-        bring = shuffle
+    bring = _bring(count)
+    if bring is share_out:
+        partitions = min(len(parts.shards), _few_partitions(count))
     settled = bring(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
     joined = parts.folder.names(f"{_WORK}/{prefix}a")
     if joined:
         count = max(0, count - settled)
         partitions = max(partitions_for(count, _PAIR_BYTES), _few_partitions(count))
         use = functools.partial(_verify, parts, prefix)
-        bring = share_out if partitions_for(count, _ROW_BYTES) == 1 else shuffle
-        bring(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+        _bring(count)(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+
+
+def _bring(count: int) -> Callable[..., int]:
+    """How so many pairs are brought together: what one task could hold is shared out among some."""
+    return share_out if partitions_for(count, _ROW_BYTES) == 1 else shuffle
 
 
 def _few_partitions(count: int) -> int:

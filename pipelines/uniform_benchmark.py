@@ -116,10 +116,9 @@ def report(
     sets: Mapping[str, Iterable[Sample]], copies: int, seed: int, sheets: Path, arguments: tuple[str, ...] = ()
 ) -> Iterator[str]:
     """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg. Holds one set."""
-    rows, layouts = [], []
+    rows = []
     for name, pictures in sets.items():
         originals = list(pictures)
-        layouts += [_in_layout(name, originals[::_LAYOUT_STEP], layout, seed, arguments) for layout in SHARED]
         with tempfile.TemporaryDirectory() as folder:
             outcome = measure(originals, Path(folder), copies, seed, arguments)
             path = sheets / f"{name}.jpg"
@@ -127,8 +126,9 @@ def report(
             shown = write_sheet(Path(folder), outcome, path, f"{name}: {count} removed for another picture")
         rows.append(outcome.row(name))
         yield f"{name}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
+        for layout in SHARED:
+            yield _in_layout(name, originals[::_LAYOUT_STEP], layout, seed, arguments)
     yield pd.DataFrame(rows).to_string(index=False)
-    yield from layouts
 
 
 def _in_layout(name: str, originals: list[Sample], layout: str, seed: int, arguments: tuple[str, ...]) -> str:

@@ -17,7 +17,9 @@ from dedup.manifest import read_manifest
 from dedup.planting import TRUTH_SCHEMA, Score
 from dedup.records import PAIR_SCHEMA
 from dedup.run_folder import RunFolder
-from pipelines.uniform_benchmark import Outcome, _proposed, drawn, measure, write_sheet
+from pipelines import uniform_benchmark
+from pipelines.uniform_benchmark import Outcome, _proposed, _share, drawn, measure, report, write_sheet
+from pipelines.unseen_transforms import SHARED
 
 FEW = ("--embedder", "none", "--workers", "1")
 
@@ -72,3 +74,14 @@ def test_a_run_is_scored_and_its_mistakes_are_shown(tmp_path: Path) -> None:
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dedup run failed"):
         measure(drawn("dials", 1, seed=0), tmp_path, 1, 0, ("--no-such-option",))
+
+
+def test_the_report_asks_half_a_set_in_each_layout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counts = pd.DataFrame([{"transform": "all", "copies": 4, "found": 4, "recall": 1.0, "low": 0.5, "high": 1.0}])
+    nothing = pd.DataFrame({"sample_id": [], "keeper": [], "method": [], "score": []})
+    outcome = Outcome(Score(counts, nothing, 4, 0), 4, {"search": 1.0})
+    monkeypatch.setattr(uniform_benchmark, "measure", lambda *_: outcome)
+    monkeypatch.setattr(uniform_benchmark, "removed", lambda originals, *_: (1, len(originals)))
+    *lines, table = report({"dials": drawn("dials", 8, 0)}, 1, 0, tmp_path)
+    assert lines[1:] == [f"dials, all with {name} over them: {_share(1, 4)} removed" for name in SHARED]
+    assert table.split()[0] == "set"
