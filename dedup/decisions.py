@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.errors import ConfigError
-from dedup.groups import GROUPINGS, group
+from dedup.groups import GROUPINGS, direct_copies, group
 from dedup.overrides import NO_OVERRIDES, Overrides
-from dedup.policies import columns_of, keep_order, parse_policy
+from dedup.policies import COPIES, columns_of, keep_order, parse_policy
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -58,9 +58,9 @@ class DecideSettings:
     grouping: str = "star"
     """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
 
-    keep: str = "largest"
-    """Who stays of a group: largest, smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD (of the
-    sample's json), or several with commas between, later ones breaking ties."""
+    keep: str = "largest,most_copies"
+    """Who stays of a group: largest, most_copies, smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD
+    (of the sample's json), or several with commas between, later ones breaking ties."""
 
     keep_up_to: int = 1
     """How many images of a group stay, the first in keep order."""
@@ -117,7 +117,7 @@ def samples_to_decide(pairs: pa.Table, overrides: Overrides = NO_OVERRIDES) -> p
 
 def columns_to_decide(settings: DecideSettings) -> list[str]:
     """The descriptor columns that `decide_rows` reads under these settings."""
-    return sorted({*columns_of(parse_policy(settings.keep)), *columns_to_choose(settings), "error"})
+    return sorted({*columns_of(parse_policy(settings.keep)), *columns_to_choose(settings), "error"} - {COPIES})
 
 
 def decide_rows(
@@ -129,7 +129,10 @@ def decide_rows(
     Raises ConfigError for an override that names no sample, or one that failed.
     """
     overrides.check(rows["sample_id"], failed=rows["sample_id"].filter(pc.is_valid(rows["error"])))
-    ranks = keep_order(rows, parse_policy(settings.keep))
+    policies = parse_policy(settings.keep)
+    if COPIES in columns_of(policies):
+        rows = rows.append_column(COPIES, pa.array(direct_copies(pairs, rows["sample_id"])))
+    ranks = keep_order(rows, policies)
     groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
     return groups, choose(groups, rows, ranks, settings, overrides)
 

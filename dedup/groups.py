@@ -197,6 +197,27 @@ def group(
     )
 
 
+def direct_copies(pairs: pa.Table, sample_ids: pa.ChunkedArray) -> Ints:
+    """(M,) int64, with how many other samples accepted `pairs` join each of `sample_ids` (M).
+
+    `pairs` as `group` takes them. An edge of one of several byte-identical samples is an edge of all of these.
+    """
+    pairs = pairs.filter(pairs["accepted"])
+    ids, a, b = _number_samples(pairs, pa.array([], pa.string()))
+    if not len(ids):
+        return np.zeros(len(sample_ids), np.int64)
+    method, everyone = _method_numbers(pairs), np.arange(len(ids))
+    exact = method == 0
+    class_of, _ = _classes(len(ids), a[exact], b[exact], everyone, np.zeros(len(ids), bool))
+    size = np.bincount(class_of)
+    edges = _class_edges(len(size), class_of[a], class_of[b], method, pairs["score"].to_numpy())
+    copies = size - 1
+    np.add.at(copies, edges.first, size[edges.second])
+    np.add.at(copies, edges.second, size[edges.first])
+    at = pc.fill_null(pc.index_in(sample_ids, value_set=ids), -1).to_numpy()
+    return np.where(at < 0, 0, copies[class_of[at]])
+
+
 def _number_samples(pairs: pa.Table, more: pa.Array) -> tuple[pa.Array, Ints, Ints]:
     """The sample_ids in accepted pairs and `more`, sorted, and the positions of each pair's a and b among them."""
     encoded = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks, more], type=pa.string()).combine_chunks()

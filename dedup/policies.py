@@ -25,14 +25,16 @@ logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.float64]
 
+COPIES = "copies"  # the one column that is no descriptor column: of each row `groups.direct_copies`
+
 
 @dataclass(frozen=True)
 class Policy:
     """One entry of `POLICIES`.
 
-    `summary` says in a few words who is kept; `columns` are the descriptor columns it reads; `key` gives one float64
-    per row, the smallest kept first and NaN last; where `takes_field`, the policy is written `name:field` and `key`
-    gets that field's name (else an empty string).
+    `summary` says in a few words who is kept; `columns` are the descriptor columns it reads, or COPIES; `key` gives
+    one float64 per row, the smallest kept first and NaN last; where `takes_field`, the policy is written `name:field`
+    and `key` gets that field's name (else an empty string).
     """
 
     summary: str
@@ -104,6 +106,11 @@ POLICIES: dict[str, Policy] = {
         ("width", "height"),
         lambda rows, _: -_pixels(rows),
     ),
+    "most_copies": Policy(
+        "the image with most direct copies, by accepted pairs: it stands for most others",
+        (COPIES,),
+        lambda rows, _: -_floats(rows[COPIES]),
+    ),
     "smallest_file": Policy(
         "the image with fewest bytes",
         ("size",),
@@ -158,7 +165,7 @@ def _parse_one(item: str) -> Keep:
 
 
 def columns_of(policies: Sequence[Keep]) -> list[str]:
-    """The descriptor columns that `keep_order` reads under these policies, sorted."""
+    """What `keep_order` reads under these policies, sorted: descriptor columns, and COPIES if one asks for it."""
     return sorted({"sample_id"}.union(*(POLICIES[keep.name].columns for keep in policies)))
 
 

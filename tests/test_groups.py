@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dedup.errors import ConfigError, ManifestError
-from dedup.groups import EVIDENCE, GROUP_SCHEMA, GROUPINGS, group
+from dedup.groups import EVIDENCE, GROUP_SCHEMA, GROUPINGS, direct_copies, group
 from dedup.records import PAIR_SCHEMA
 
 Pair = tuple[str, str, str, float]
@@ -54,6 +54,35 @@ def test_components_name_no_evidence_where_no_edge_is_direct() -> None:
     rows = grouped(CHAIN, grouping="components")
     assert (rows["b"]["method"], rows["b"]["score"]) == ("hash", pytest.approx(0.9))
     assert (rows["c"]["method"], rows["c"]["score"]) == (None, None)
+
+
+class TestDirectCopies:
+    def test_by_hand(self) -> None:
+        # b and c are one file, so a, which is like b, is like both; d is like a alone, e like nobody.
+        pairs = [
+            ("b", "c", "exact", 1.0),
+            ("a", "b", "verified", 0.9),
+            ("a", "d", "hash", 0.9),
+            ("a", "b", "hash", 0.9),
+        ]
+        names = pa.chunked_array([["d", "c"], ["e", "b", "a"]])
+        assert direct_copies(pairs_table(pairs), names).tolist() == [1, 2, 0, 2, 3]
+
+    def test_rejected_pairs_do_not_count(self) -> None:
+        names = pa.chunked_array([["a", "b"]])
+        assert direct_copies(pairs_table(CHAIN, accepted=False), names).tolist() == [0, 0]
+
+    def test_they_are_whom_a_sample_would_take_if_it_came_first(self) -> None:
+        rng = np.random.default_rng(0)
+        names = "abcdefghijkl"
+        pairs: list[Pair] = [
+            (*sorted(rng.choice(list(names), 2, replace=False)), str(rng.choice(EVIDENCE)), 0.9) for _ in range(14)
+        ]
+        counted = direct_copies(pairs_table(pairs), pa.chunked_array([list(names)]))
+        for name, count in zip(names, counted.tolist(), strict=True):
+            order = name + names.replace(name, "")
+            taken = [row for row in grouped(pairs, order).values() if row["keeper"] == name]
+            assert len(taken) == count
 
 
 def test_keep_order_decides_who_is_kept() -> None:

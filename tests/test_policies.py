@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         "size": pa.int64(),
         "caption": pa.string(),
         "json": pa.string(),
+        "copies": pa.int64(),
     }
 )
 
@@ -52,6 +53,7 @@ def varied() -> pa.Table:
             "size": pa.array(some([5, 6, None]), pa.int64()),
             "caption": pa.array(some(["a cat", "a tabby cat", "", None]), pa.string()),
             "json": pa.array(some(['{"q": 1}', '{"q": 2.5}', '{"q": "x"}', "{", None]), pa.string()),
+            "copies": pa.array(some([1, 2, 7]), pa.int64()),
         },
         schema=SCHEMA,
     )
@@ -76,7 +78,14 @@ class TestContract:
         assert kept_first(same, text) == "abcde"
 
     def test_rows_of_nulls_come_last_but_for_first(self, text: str) -> None:
-        rows = table(width=[None, 1], height=[None, 1], size=[None, 1], caption=[None, "x"], json=[None, '{"q": 0}'])
+        rows = table(
+            width=[None, 1],
+            height=[None, 1],
+            size=[None, 1],
+            caption=[None, "x"],
+            json=[None, '{"q": 0}'],
+            copies=[None, 1],
+        )
         assert kept_first(rows, text) == ("ab" if text == "first" else "ba")
 
     def test_reads_only_its_columns(self, text: str, varied: pa.Table) -> None:
@@ -88,6 +97,12 @@ class TestContract:
 
     def test_spelling_round_trips(self, text: str) -> None:
         assert ",".join(str(keep) for keep in parse_policy(text)) == text
+
+
+def test_of_equally_large_ones_the_one_with_most_copies_comes_first() -> None:
+    rows = table(width=[10, 10, 10, 20], height=[10, 10, 10, 20], copies=[1, 3, 3, 2])
+    assert kept_first(rows, "most_copies") == "bcda"
+    assert kept_first(rows, "largest,most_copies") == "dbca"
 
 
 def test_largest_is_by_pixels_not_by_side() -> None:
