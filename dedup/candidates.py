@@ -44,7 +44,9 @@ CANDIDATE_SCHEMA = pa.schema(
         ("shard_b", pa.int32()),
     ]
 )
-CROWDING_SCHEMA = pa.schema({"shard": pa.int32(), "sample_id": pa.string(), "crowding": pa.float32()})
+CROWDING_SCHEMA = pa.schema(  # as `crowded.Crowds` has them
+    {"shard": pa.int32(), "sample_id": pa.string(), "crowding": pa.float32(), "alike": pa.float32()}
+)
 EXACT_ROW = pa.schema({"bucket": pa.int64(), "sha256": pa.binary(), "sample_id": pa.string(), "shard": pa.int32()})
 COPY_ROW = pa.schema({"shard": pa.int32(), "sample_id": pa.string()})
 BAND_ROW = pa.schema(
@@ -73,7 +75,7 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 16_000
-VERSION = 4  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 5  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
@@ -258,10 +260,11 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
     for cell, x, primary in _cells(rows):
         greys = _matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
-        pairs, crowding = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
+        pairs, crowds = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
         found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
-        cell = cell.append_column("crowding", pa.array(crowding)).select(CROWDING_SCHEMA.names)
-        crowded.append(cell.filter(pa.array(primary & (crowding > 0))))
+        for name in ("crowding", "alike"):
+            cell = cell.append_column(name, pa.array(getattr(crowds, name)))
+        crowded.append(cell.select(CROWDING_SCHEMA.names).filter(pa.array(primary & (crowds.crowding > 0))))
     return pa.concat_tables(found), pa.concat_tables(crowded)
 
 

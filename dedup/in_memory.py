@@ -188,7 +188,9 @@ def _samples(rest: Sequence[pa.Table], crowding: pa.Table) -> pa.Table:
         ]
     )
     at = pc.index_in(rows["sample_id"], value_set=crowding["sample_id"].combine_chunks())
-    return rows.append_column("crowding", pc.fill_null(crowding["crowding"].combine_chunks().take(at), 0.0))
+    for name in ("crowding", "alike"):
+        rows = rows.append_column(name, pc.fill_null(crowding[name].combine_chunks().take(at), 0.0))
+    return rows
 
 
 @dataclass(frozen=True)

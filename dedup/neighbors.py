@@ -175,15 +175,16 @@ def cosine_pairs_in_cell(x: Halves, primary: npt.NDArray[np.bool_], settings: Se
     return CosinePairs(i[once], j[once], found.score[once])
 
 
-def crowding(pairs: CosinePairs, rows: int) -> Floats:
-    """(rows,) float32: how alike the neighbourhood of each row is, the cosine of its fifth-best pair; 0 for fewer."""
+def crowding(pairs: CosinePairs, rows: int, place: int = CROWD) -> Floats:
+    """(rows,) float32: how alike the neighbourhood of each row is, the score of its fifth-best pair, or of the
+    `place`-th; 0 for fewer."""
     ends = np.concatenate([pairs.i, pairs.j])
     values = np.concatenate([pairs.score, pairs.score])
     order = np.lexsort((-values, ends))
     ends, values = ends[order], values[order]
-    fifth = np.arange(len(ends)) - np.searchsorted(ends, ends) == CROWD - 1
+    asked = np.arange(len(ends)) - np.searchsorted(ends, ends) == place - 1
     result = np.zeros(rows, dtype=np.float32)
-    result[ends[fifth]] = values[fifth]
+    result[ends[asked]] = values[asked]
     return result
 
 

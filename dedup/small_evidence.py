@@ -12,13 +12,14 @@ of the whole picture, background included, run in the same directions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.disagreement import contested
 from dedup.geometry import band_pass, gradients, stretches
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +67,7 @@ class SmallEvidence:
     of colours, and of coarse gradients per pixel; `colour` of all the overlap with nothing fitted.
     `chroma`: correlation of the colours apart from their brightness, -1..1, higher is closer, 0 where either is grey.
     `tiles`: of the picture's 64, those that hold texture in both: how much there is that could have differed.
+    `contested`: the greater of `disagreement.contested`, 0..1, lower is closer; 0 where that is not asked.
     """
 
     directions: float
@@ -74,6 +76,7 @@ class SmallEvidence:
     colour: float
     chroma: float
     tiles: int
+    contested: float = 0.0
 
 
 NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 0.0, 0)
@@ -102,8 +105,9 @@ def _reduced(pixels: Any, by: int) -> Any:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def compare_small(a: SmallView, b: SmallView, guess: Floats) -> SmallEvidence:
-    """The evidence where b is laid onto a as `guess` says, or better where a better place is nearby.
+def compare_small(a: SmallView, b: SmallView, guess: Floats, contest: bool = False) -> SmallEvidence:
+    """The evidence where b is laid onto a as `guess` says, or better where a better place is nearby; `contest` asks
+    what is contested, too.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as thumbnails suggest it.
     """
@@ -112,7 +116,12 @@ def compare_small(a: SmallView, b: SmallView, guess: Floats) -> SmallEvidence:
     if nearby is not None:
         laid.append(_lay(a, b, nearby))
     best = max(laid, key=lambda each: each.directions * each.covered)
-    return _measured(a, b, best) if best.covered >= _MIN_COVERED else NO_SMALL_EVIDENCE
+    if best.covered < _MIN_COVERED:
+        return NO_SMALL_EVIDENCE
+    evidence = _measured(a, b, best)
+    if not contest:
+        return evidence
+    return replace(evidence, contested=max(contested(a.grey, best.grey, best.inside.astype(np.uint8))))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 6  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 7  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -145,8 +145,8 @@ def verify_pairs(
 ) -> Verdicts:
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
     height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
-    `crowding` (N,) says how alike everything around each pair is: of its two samples' `neighbors.crowding` the lesser;
-    None means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
+    `crowding` (N,) says how alike everything around each pair is, as `judgement.crowding_of` gives it; None means not
+    at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
 
     Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
     bounded by `descriptors` and `settings.pictures_held`.

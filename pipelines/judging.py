@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from dedup.candidates import CANDIDATE_SCHEMA
+from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.judgement import (
     ROUNDS,
     ImageReader,
@@ -60,8 +60,10 @@ _SAMPLE_SCHEMA = pa.schema(
         "offset": pa.int64(),
         "size": pa.int64(),
         "crowding": pa.float32(),
+        "alike": pa.float32(),
     }
 )
+_CROWDS = ("crowding", "alike")
 _ATTACHED = [name for name in _SAMPLE_SCHEMA.names if name not in ("sample_id", "shard")]
 _JOINED_SCHEMA = pa.schema(
     [
@@ -86,16 +88,14 @@ class _Parts:
 
     def samples(self, shard: int, wanted: pa.ChunkedArray) -> pa.Table:
         """Rows of _SAMPLE_SCHEMA for these samples of one shard."""
-        columns = [name for name in _SAMPLE_SCHEMA.names if name not in ("shard", "crowding")]
+        columns = [name for name in _SAMPLE_SCHEMA.names if name not in ("shard", *_CROWDS)]
         rows = self.folder.read_table(descriptors_name(self.shards[shard].shard_id), columns)
         rows = rows.filter(pc.is_in(rows["sample_id"], value_set=pc.unique(wanted)))
-        crowding = pa.nulls(len(rows), pa.float32())
         name = crowding_name(self.shards[shard].shard_id)
-        if self.folder.exists(name):
-            crowded = self.folder.read_table(name)
-            at = pc.index_in(rows["sample_id"], value_set=crowded["sample_id"].combine_chunks())
-            crowding = crowded["crowding"].combine_chunks().take(at)
-        rows = rows.append_column("crowding", pc.fill_null(crowding, 0.0))
+        crowded = self.folder.read_table(name) if self.folder.exists(name) else CROWDING_SCHEMA.empty_table()
+        at = pc.index_in(rows["sample_id"], value_set=crowded["sample_id"].combine_chunks())
+        for column in _CROWDS:
+            rows = rows.append_column(column, pc.fill_null(crowded[column].combine_chunks().take(at), 0.0))
         rows = rows.append_column("shard", pa.array(np.full(len(rows), shard, np.int32)))
         return rows.select(_SAMPLE_SCHEMA.names).cast(_SAMPLE_SCHEMA)
 

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from dedup import crowded
-from dedup.crowded import CROWDED, candidates_in_cell
+from dedup.crowded import ALIKE, CROWDED, candidates_in_cell
 from dedup.images import thumbnail
 from dedup.neighbors import CosinePairs, SearchSettings, cosine, cosine_pairs_in_cell, limit_candidates
 from dedup.thumbnails import luma, part_likeness
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
+from tests.verification import PHOTOGRAPHS, photograph
 
 Halves = npt.NDArray[np.float16]
 SETTINGS = SearchSettings(candidate_cosine=0.5, candidates_per_image=2)
@@ -53,8 +54,8 @@ def expected_of_crowded(x: Halves, greys: npt.NDArray[np.uint8], row: int, per_i
 def test_crowded_rows_name_the_nearest_and_those_that_fit_best(per_image: int) -> None:
     x, greys = embeddings(24, 0.9, seed=1), noise(24, seed=2)
     everything = np.ones(len(x), bool)
-    pairs, crowding = candidates_in_cell(x, greys, everything, replace(SETTINGS, candidates_per_image=per_image))
-    assert crowding.min() > CROWDED
+    pairs, crowds = candidates_in_cell(x, greys, everything, replace(SETTINGS, candidates_per_image=per_image))
+    assert crowds.crowding.min() > CROWDED
     expected = set().union(*(expected_of_crowded(x, greys, row, per_image) for row in range(len(x))))
     assert listed(pairs) == sorted(expected)
     assert np.array_equal(pairs.score, cosine(x, pairs.i, pairs.j))
@@ -62,8 +63,9 @@ def test_crowded_rows_name_the_nearest_and_those_that_fit_best(per_image: int) -
 
 def test_other_rows_name_the_nearest_whatever_their_thumbnails() -> None:
     x, everything = embeddings(40, 0.7, seed=3), np.ones(40, bool)
-    pairs, crowding = candidates_in_cell(x, noise(40, seed=4), everything, SETTINGS)
-    assert 0 < crowding.min() <= crowding.max() < CROWDED
+    pairs, crowds = candidates_in_cell(x, noise(40, seed=4), everything, SETTINGS)
+    assert 0 < crowds.crowding.min() <= crowds.crowding.max() < CROWDED
+    assert not crowds.alike.any()
     deep = cosine_pairs_in_cell(x, everything, replace(SETTINGS, candidates_per_image=5))
     assert listed(pairs) == listed(limit_candidates(deep, np.inf, 2))
 
@@ -83,9 +85,35 @@ def test_only_primary_rows_name_others() -> None:
 
 def test_a_cell_without_pairs_has_no_candidates() -> None:
     x = np.eye(3, 64).astype(np.float16)
-    pairs, crowding = candidates_in_cell(x, noise(3, seed=9), np.ones(3, bool), SETTINGS)
+    pairs, crowds = candidates_in_cell(x, noise(3, seed=9), np.ones(3, bool), SETTINGS)
     assert listed(pairs) == []
-    assert crowding.tolist() == [0, 0, 0]
+    assert crowds.crowding.tolist() == crowds.alike.tolist() == [0, 0, 0]
+
+
+def test_how_alike_thumbnails_are_is_the_fit_of_the_eighth_best() -> None:
+    x, greys = embeddings(20, 0.9, seed=16), noise(20, seed=17)
+    _, crowds = candidates_in_cell(x, greys, np.arange(20) < 15, SETTINGS)
+    for row in range(15):
+        others = np.array([other for other in range(20) if other != row])
+        here = np.full(19, row)
+        # Parts are tried of what is crowded, and that is known of primary rows alone.
+        whole = np.where(others < 15, part_likeness(greys, others, here), -1)
+        fit = np.maximum(part_likeness(greys, here, others), whole)
+        assert crowds.alike[row] == np.sort(fit)[-8]
+    assert not crowds.alike[15:].any()
+
+
+@pytest.mark.parametrize("name", ["products", "xrays"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_in_a_uniform_set_thumbnails_are_alike_and_photographs_that_embeddings_find_alike_are_not(
+    name: str, side: int
+) -> None:
+    uniform = [image.resize((side, side)) for image in LOOKALIKES[name](30, np.random.default_rng(3))]
+    others = [photograph(one).crop((x, y, x + 120, y + 120)) for one in PHOTOGRAPHS for x, y in ((0, 0), (120, 100))]
+    x, everything = embeddings(30 + len(others), 0.9, seed=18), np.ones(30 + len(others), bool)
+    _, crowds = candidates_in_cell(x, _greys(uniform + others), everything, SETTINGS)
+    assert (crowds.alike[:30] >= ALIKE).mean() > 0.9
+    assert (crowds.alike[30:] < ALIKE).mean() > 0.9
 
 
 def test_the_depth_limits_what_is_ranked(monkeypatch: pytest.MonkeyPatch) -> None:

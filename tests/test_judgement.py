@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from dedup.candidates import CANDIDATE_SCHEMA
-from dedup.crowded import CROWDED
-from dedup.judgement import distinct, worth_a_look
+from dedup.crowded import ALIKE, CROWDED
+from dedup.judgement import crowding_of, distinct, worth_a_look
+from dedup.looks import CROWD
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 
@@ -76,6 +77,25 @@ def test_settled_pairs_need_no_look_and_take_no_place() -> None:
     settled = np.array([False, True, False, False, False] * 3)
     assert looked_at("hash", 0.99, settled) == [False, False, True, True, False] * 3
     assert not any(looked_at("embedding", 0.5, ~NEVER))
+
+
+@pytest.mark.parametrize(
+    ("crowding", "alike", "side", "expected"),
+    [
+        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE + 1, 0.9),
+        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE, 0.0),  # the embedding alone says so
+        ((0.9, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, 0.9),
+        ((0.0, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, CROWD),
+    ],
+)
+def test_small_pictures_are_crowded_only_where_thumbnails_are_alike(
+    crowding: tuple[float, float], alike: tuple[float, float], side: int, expected: float
+) -> None:
+    columns = {"crowding": np.array(crowding, np.float32), "alike": np.array(alike, np.float32)}
+    table = pa.table({"sample_id": ["a", "b"], **columns, "width": [side, 300], "height": [side, 300]})
+    found = crowding_of(pa.table({"a": ["a"], "b": ["b"]}), table)
+    assert found.dtype == np.float32
+    assert found.tolist() == [np.float32(expected)]
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:
