@@ -93,27 +93,30 @@ class ImageReader:
 
 
 def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
-    """(N,) float32 for `verify_pairs`: of each pair's two samples the lesser crowding; `samples` has sample_id,
-    crowding, alike, width and height.
+    """(N, 2) float32 for `verify_pairs`: of each pair's two samples the lesser crowding and the greater; `samples` has
+    sample_id, crowding, alike, width and height.
 
-    Small pictures that are alike to an embedding may look nothing like each other. There it is 0 but where the
+    Small pictures that are alike to an embedding may look nothing like each other. There both are 0 but where the
     thumbnails around one of the two are alike as well, and then enough to tell.
     """
-    crowding = _lesser(pairs, samples, samples["crowding"].to_numpy())
-    uniform = -_lesser(pairs, samples, -samples["alike"].to_numpy()) >= ALIKE
-    of_small = np.where(uniform, np.maximum(crowding, np.float32(CROWD)), np.float32(0))
-    return np.where(_are_small(pairs, samples), of_small, crowding).astype(np.float32)
+    lesser, greater = _of_both(pairs, samples, samples["crowding"].to_numpy())
+    crowding = np.stack([lesser, greater], axis=1)
+    uniform = _of_both(pairs, samples, samples["alike"].to_numpy())[1] >= ALIKE
+    of_small = np.where(uniform[:, None], np.maximum(crowding, np.float32(CROWD)), np.float32(0))
+    return np.where(_are_small(pairs, samples)[:, None], of_small, crowding).astype(np.float32)
 
 
 def _are_small(pairs: pa.Table, samples: pa.Table) -> Bools:
     larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
-    return np.asarray(_lesser(pairs, samples, larger_side) <= SMALL_SIDE)
+    return np.asarray(_of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE)
 
 
-def _lesser(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(N,): of each pair's two samples the lesser value; `values` (M,) are those of `samples`."""
+def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """(N,) and (N,): of each pair's two samples the lesser value and the greater; `values` (M,) are those of
+    `samples`."""
     ids = samples["sample_id"].combine_chunks()
-    return np.asarray(np.minimum(*(values[_numbers(ids, pairs[side])] for side in "ab")))
+    first, second = (values[_numbers(ids, pairs[side])] for side in "ab")
+    return np.minimum(first, second), np.maximum(first, second)
 
 
 def worth_a_look(
@@ -130,7 +133,7 @@ def worth_a_look(
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
     by_little = (method == "hash") | ((method == "embedding") & ~_are_small(pairs, samples))
-    by_little &= _lesser(pairs, samples, samples["crowding"].to_numpy()) >= CROWDED
+    by_little &= _of_both(pairs, samples, samples["crowding"].to_numpy())[0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
     limited = np.flatnonzero(look & by_little)
     a, b = (pc.rank(pairs[side], tiebreaker="dense").to_numpy()[limited] for side in "ab")

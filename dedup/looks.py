@@ -129,17 +129,21 @@ class Views:
         return small_view(self._colour)
 
 
-def judge(a: Views, b: Views, guess: Floats, crowding: float) -> float:
-    """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it."""
+def judge(a: Views, b: Views, guess: Floats, crowding: float, crowding_of_other: float | None = None) -> float:
+    """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it.
+
+    `crowding` is that of the picture around which things are less alike, by default also that of the other.
+    """
+    most = crowding if crowding_of_other is None else crowding_of_other
     if not (a.small or b.small):
-        return _judge_large(a, b, guess, crowding)
+        return _judge_large(a, b, guess, crowding, most)
     uniform = crowding >= CROWD
     small = compare_small(a.as_small, b.as_small, guess, contest=uniform)
     probability = float(MODELS["small"](small_features(small)[None])[0])
     sure = probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL
     if not uniform or sure or probability <= UNLIKELY:
         return probability
-    odds = SMALL_AND_UNIFORM * _odds(_judge_large(a, b, guess, crowding))
+    odds = SMALL_AND_UNIFORM * _odds(_judge_large(a, b, guess, crowding, most))
     return min(probability, odds / (1 + odds))
 
 
@@ -147,11 +151,11 @@ def _odds(probability: float) -> float:
     return probability / max(1 - probability, 1e-6)
 
 
-def _judge_large(a: Views, b: Views, guess: Floats, crowding: float) -> float:
+def _judge_large(a: Views, b: Views, guess: Floats, crowding: float, most: float) -> float:
     probability, evidence = _by_pixels(a, b, guess, crowding)
     if probability <= UNLIKELY:
         return probability
-    uniform = crowding if evidence.inliers >= SHARED_FEATURES else 0.0
+    uniform = most if evidence.inliers >= SHARED_FEATURES else 0.0
     contested = is_contested(evidence.contested, evidence.contested_faint)
     if contested or _contradict(a, b, guess, uniform):
         return UNLIKELY

@@ -2,8 +2,9 @@
 
 Each set is cleaned by `dedup run` with copies of its pictures planted among them. A picture that goes for one of
 another family (a picture and its copies) is no planted copy: it is a mistake, or the set held it twice from the start.
-The contact sheets show all of these, to be looked at. Then half of each set is cleaned with the same quotation,
-poster or badge over all of it, without copies: whatever goes, goes for another picture.
+The contact sheets show all of these, to be looked at. Each set is cleaned a second time with its pictures reduced to
+64 pixels, of which less can be seen. Then half of it is cleaned with the same quotation, poster or badge over all of
+it, without copies: whatever goes, goes for another picture.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 
 from dedup.contact_sheet import Panel, pair_sheet
+from dedup.images import decode
 from dedup.intervals import wilson
 from dedup.manifest import read_manifest
 from dedup.planting import Score, plant, score
 from dedup.records import Member, Sample
 from dedup.run_folder import RunFolder
+from dedup.small_evidence import SMALL_SIDE
 from pipelines.explain import read_pictures
 from pipelines.lookalikes import LOOKALIKES
 from pipelines.measured_run import dedup_run
@@ -69,10 +73,22 @@ def _share(hits: int, of: int) -> str:
 def drawn(name: str, count: int, seed: int) -> Iterator[Sample]:
     """The pictures of a drawn set (of `pipelines.lookalikes`) as PNG."""
     for number, picture in enumerate(LOOKALIKES[name](count, np.random.default_rng(seed))):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        key = f"{name}{number:05d}"
-        yield Sample(key, Member(f"{key}.png", "png", 0, buffer.getvalue()), None, None)
+        yield _as_png(f"{name}{number:05d}", picture)
+
+
+def reduced(originals: Iterable[Sample]) -> Iterator[Sample]:
+    """The same pictures, of SMALL_SIDE pixels at most, as PNG."""
+    for sample in originals:
+        if sample.image is not None:
+            picture = decode(sample.image.data, 0).rgb.copy()
+            picture.thumbnail((SMALL_SIDE, SMALL_SIDE))
+            yield _as_png(sample.key, picture)
+
+
+def _as_png(key: str, picture: Image.Image) -> Sample:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return Sample(key, Member(f"{key}.png", "png", 0, buffer.getvalue()), None, None)
 
 
 def measure(
@@ -119,13 +135,14 @@ def report(
     rows = []
     for name, pictures in sets.items():
         originals = list(pictures)
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = measure(originals, Path(folder), copies, seed, arguments)
-            path = sheets / f"{name}.jpg"
-            count = len(outcome.score.wrong)
-            shown = write_sheet(Path(folder), outcome, path, f"{name}: {count} removed for another picture")
-        rows.append(outcome.row(name))
-        yield f"{name}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
+        for title, samples in ((name, originals), (f"{name}_{SMALL_SIDE}", list(reduced(originals)))):
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = measure(samples, Path(folder), copies, seed, arguments)
+                path = sheets / f"{title}.jpg"
+                count = len(outcome.score.wrong)
+                shown = write_sheet(Path(folder), outcome, path, f"{title}: {count} removed for another picture")
+            rows.append(outcome.row(title))
+            yield f"{title}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
         for layout in SHARED:
             yield _in_layout(name, originals[::_LAYOUT_STEP], layout, seed, arguments)
     yield pd.DataFrame(rows).to_string(index=False)

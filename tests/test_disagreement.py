@@ -91,6 +91,12 @@ def test_uniform_pictures_in_one_layout_are_no_copies(name: str, layout: str) ->
     assert verified(files, list(combinations(files, 2)), crowding=0.98).probability.max() < ACCEPTS
 
 
+def test_one_at_the_edge_of_the_crowd_is_no_copy_of_the_others() -> None:
+    """Around it things are less alike than around those that it is compared with."""
+    files = {str(number): png(image) for number, image in enumerate(in_a_layout("products", "a quotation", 10))}
+    assert verified(files, list(combinations(files, 2)), crowding=(0.87, 0.98)).probability.max() < ACCEPTS
+
+
 @pytest.mark.parametrize("layout", SHARED)
 @pytest.mark.parametrize("name", ["products", "xrays"])
 def test_copies_of_uniform_pictures_in_one_layout_are_found(name: str, layout: str) -> None:

@@ -82,20 +82,20 @@ def test_settled_pairs_need_no_look_and_take_no_place() -> None:
 @pytest.mark.parametrize(
     ("crowding", "alike", "side", "expected"),
     [
-        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE + 1, 0.9),
-        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE, 0.0),  # the embedding alone says so
-        ((0.9, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, 0.9),
-        ((0.0, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, CROWD),
+        ((0.95, 0.9), (0.0, 0.0), SMALL_SIDE + 1, [0.9, 0.95]),
+        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE, [0.0, 0.0]),  # the embedding alone says so
+        ((0.9, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, [0.9, 0.95]),
+        ((0.0, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, [CROWD, 0.95]),
     ],
 )
 def test_small_pictures_are_crowded_only_where_thumbnails_are_alike(
-    crowding: tuple[float, float], alike: tuple[float, float], side: int, expected: float
+    crowding: tuple[float, float], alike: tuple[float, float], side: int, expected: list[float]
 ) -> None:
     columns = {"crowding": np.array(crowding, np.float32), "alike": np.array(alike, np.float32)}
     table = pa.table({"sample_id": ["a", "b"], **columns, "width": [side, 300], "height": [side, 300]})
     found = crowding_of(pa.table({"a": ["a"], "b": ["b"]}), table)
     assert found.dtype == np.float32
-    assert found.tolist() == [np.float32(expected)]
+    assert np.array_equal(found, np.array([expected], np.float32))
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:

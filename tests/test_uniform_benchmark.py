@@ -18,7 +18,7 @@ from dedup.planting import TRUTH_SCHEMA, Score
 from dedup.records import PAIR_SCHEMA
 from dedup.run_folder import RunFolder
 from pipelines import uniform_benchmark
-from pipelines.uniform_benchmark import Outcome, _proposed, _share, drawn, measure, report, write_sheet
+from pipelines.uniform_benchmark import Outcome, _proposed, _share, drawn, measure, reduced, report, write_sheet
 from pipelines.unseen_transforms import SHARED
 
 FEW = ("--embedder", "none", "--workers", "1")
@@ -29,6 +29,16 @@ def test_drawn_pictures_are_all_different_and_the_same_at_every_call() -> None:
     assert [sample.image for sample in first] == [sample.image for sample in again]
     assert len({sample.image.data for sample in first if sample.image}) == 3
     assert all(decode(sample.image.data, 0).width == 300 for sample in first if sample.image)
+
+
+def test_reduced_pictures_are_the_same_ones_of_at_most_64_pixels() -> None:
+    for sample, small in zip(drawn("pages", 2, seed=4), reduced(drawn("pages", 2, seed=4)), strict=True):
+        assert sample.key == small.key
+        assert sample.image
+        assert small.image
+        whole, part = (decode(image.data, 0).rgb for image in (sample.image, small.image))
+        assert max(part.size) == 64
+        assert np.abs(np.asarray(whole.resize(part.size, Image.Resampling.BOX), int) - np.asarray(part)).mean() < 12
 
 
 def test_a_row_gives_shares_with_intervals() -> None:
@@ -83,5 +93,6 @@ def test_the_report_asks_half_a_set_in_each_layout(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(uniform_benchmark, "measure", lambda *_: outcome)
     monkeypatch.setattr(uniform_benchmark, "removed", lambda originals, *_: (1, len(originals)))
     *lines, table = report({"dials": drawn("dials", 8, 0)}, 1, 0, tmp_path)
-    assert lines[1:] == [f"dials, all with {name} over them: {_share(1, 4)} removed" for name in SHARED]
+    assert [line.split(":")[0] for line in lines[:2]] == ["dials", "dials_64"]
+    assert lines[2:] == [f"dials, all with {name} over them: {_share(1, 4)} removed" for name in SHARED]
     assert table.split()[0] == "set"

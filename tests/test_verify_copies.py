@@ -103,6 +103,26 @@ def test_uniform_sets_keep_their_pictures_and_lose_their_copies(name: str) -> No
     assert accepted[len(different) :].sum() >= len(copies) - 1
 
 
+@pytest.mark.parametrize("side", [48, 64])
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_uniform_sets_keep_their_small_pictures_and_lose_their_copies(name: str, side: int) -> None:
+    images = [image.copy() for image in LOOKALIKES[name](8, np.random.default_rng(5))]
+    files = {}
+    for number, image in enumerate(images):
+        image.thumbnail((side, side))
+        files[f"{number}"] = png(image)
+    different = [(a, b) for a in files for b in files if a < b]
+    copies = {}
+    for number, image in enumerate(images):
+        for transform in ("recompress", "brightness", "gamma"):
+            data = TRANSFORMS[transform](image, np.random.default_rng(number)).data
+            copies[f"{number}", f"{number}/{transform}"] = data
+    files |= {copy: data for (_, copy), data in copies.items()}
+    accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.accepts_from
+    assert accepted[: len(different)].sum() <= 1
+    assert accepted[len(different) :].sum() >= 0.75 * len(copies)
+
+
 @pytest.mark.parametrize("decoration", ["overlay", "frame", "watermark", "text_bar", "caption", "letterbox"])
 def test_a_shared_decoration_makes_no_copies(decoration: str) -> None:
     titles = ("astronaut", "coffee", "china", "rocket")

@@ -42,9 +42,12 @@ def described(files: dict[str, bytes]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def verified(files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: float = 0.0) -> Verdicts:
+def verified(
+    files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: float | tuple[float, float] = 0.0
+) -> Verdicts:
+    """`crowding` of both pictures of each pair, or of the lesser and the greater one."""
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
-    crowd = np.full(len(pairs), crowding, np.float32)
+    crowd = np.full((len(pairs), 2), crowding, np.float32)
     return verify_pairs(table, described(files), files.__getitem__, VerifySettings(), crowd)
 
 
