@@ -26,10 +26,7 @@ UInt8Array = npt.NDArray[np.uint8]
 # on it would be 86 %, with half as many candidates again, for 2 % more of the copies among potatoes.
 CROWDED = np.float32(0.85)
 DEPTH = 128  # so many of the nearest are ranked by their thumbnails
-# In a uniform set pixels are alike, too, and not only what an embedding sees in them: the thumbnail that fits a picture
-# eighth-best of those nearest fits it so well. That holds for more than 95 of 100 potatoes, X-rays and products, at 32
-# and 64 pixels; of what is as crowded in CIFAR-10 for less than 5, some of which occur many times.
-ALIKE, _ALIKE_PLACE = np.float32(0.9), 8
+_ALIKE_PLACE = 8  # of the fit that says how alike thumbnails are
 # Of the cosine, added to the fit of the thumbnails: without, two of a hundred copies fewer are proposed, and with 0.6.
 _COSINE_WEIGHT = np.float32(0.3)
 

@@ -131,7 +131,7 @@ def decide_rows(
     overrides.check(rows["sample_id"], failed=rows["sample_id"].filter(pc.is_valid(rows["error"])))
     policies = parse_policy(settings.keep)
     if COPIES in columns_of(policies):
-        rows = rows.append_column(COPIES, pa.array(direct_copies(pairs, rows["sample_id"])))
+        rows = rows.append_column(COPIES, pa.array(direct_copies(pairs, rows["sample_id"], overrides)))
     ranks = keep_order(rows, policies)
     groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
     return groups, choose(groups, rows, ranks, settings, overrides)

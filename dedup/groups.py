@@ -197,13 +197,14 @@ def group(
     )
 
 
-def direct_copies(pairs: pa.Table, sample_ids: pa.ChunkedArray) -> Ints:
+def direct_copies(pairs: pa.Table, sample_ids: pa.ChunkedArray, overrides: Overrides = NO_OVERRIDES) -> Ints:
     """(M,) int64, with how many other samples accepted `pairs` join each of `sample_ids` (M).
 
-    `pairs` as `group` takes them. An edge of one of several byte-identical samples is an edge of all of these.
+    `pairs` as `group` takes them. An edge of one of several byte-identical samples is an edge of all of these. Edges
+    that an override separates do not count, those of samples that it removes do.
     """
     pairs = pairs.filter(pairs["accepted"])
-    ids, a, b = _number_samples(pairs, pa.array([], pa.string()))
+    ids, a, b = _number_samples(pairs, overrides.sample_ids())
     if not len(ids):
         return np.zeros(len(sample_ids), np.int64)
     method, everyone = _method_numbers(pairs), np.arange(len(ids))
@@ -211,6 +212,7 @@ def direct_copies(pairs: pa.Table, sample_ids: pa.ChunkedArray) -> Ints:
     class_of, _ = _classes(len(ids), a[exact], b[exact], everyone, np.zeros(len(ids), bool))
     size = np.bincount(class_of)
     edges = _class_edges(len(size), class_of[a], class_of[b], method, pairs["score"].to_numpy())
+    edges = _without(edges, *_separated(ids, class_of, overrides))
     copies = size - 1
     np.add.at(copies, edges.first, size[edges.second])
     np.add.at(copies, edges.second, size[edges.first])
@@ -290,16 +292,11 @@ def _without_separated(
     rows = overrides.having("separate")
     if not rows:
         return edges
-    one, other = (
-        class_of[pc.index_in(pa.array(names, pa.string()), value_set=ids).to_numpy()]
-        for names in ([row.sample_id for row in rows], [row.other for row in rows])
-    )
+    one, other = _separated(ids, class_of, overrides)
     for row, same in zip(rows, one == other, strict=True):
         if same:
             raise overrides.error(row, f"{row.sample_id!r} and {row.other!r} are identical files; you can keep both")
-    separated = np.minimum(one, other) * edges.n + np.maximum(one, other)
-    keys = edges.first * edges.n + edges.second
-    joined = np.isin(separated, keys)
+    joined = np.isin(_keys(edges.n, one, other), _keys(edges.n, edges.first, edges.second))
     if over_chains:
         reached = _connected(edges)
         joined = reached[one] == reached[other]
@@ -313,9 +310,29 @@ def _without_separated(
                     "`dedup explain` tells what joins each to others",
                 ),
             )
-    counts = ~np.isin(keys, separated)
+    return _without(edges, one, other)
+
+
+def _separated(ids: pa.Array, class_of: Ints, overrides: Overrides) -> tuple[Ints, Ints]:
+    """The classes of the two samples of each override that separates."""
+    rows = overrides.having("separate")
+    one, other = (
+        class_of[pc.index_in(pa.array(names, pa.string()), value_set=ids).to_numpy()]
+        for names in ([row.sample_id for row in rows], [row.other for row in rows])
+    )
+    return one, other
+
+
+def _without(edges: Edges, one: Ints, other: Ints) -> Edges:
+    """The edges but those between these classes, which are `apart`."""
+    counts = ~np.isin(_keys(edges.n, edges.first, edges.second), _keys(edges.n, one, other))
     apart = frozenset(zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True))
     return Edges(edges.n, edges.first[counts], edges.second[counts], edges.method[counts], edges.score[counts], apart)
+
+
+def _keys(n: int, one: Ints, other: Ints) -> Ints:
+    """A number for each pair of classes, whichever comes first."""
+    return np.minimum(one, other) * n + np.maximum(one, other)
 
 
 def _evidence(edges: Edges, keeper: Ints, member: Ints) -> tuple[Ints, npt.NDArray[np.float32]]:

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.closure import second_neighbors
-from dedup.crowded import ALIKE, CROWDED
-from dedup.looks import CROWD
+from dedup.crowded import CROWDED
 from dedup.neighbors import SearchSettings
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.shards import read_range
@@ -93,17 +92,10 @@ class ImageReader:
 
 
 def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
-    """(N, 2) float32 for `verify_pairs`: of each pair's two samples the lesser crowding and the greater; `samples` has
-    sample_id, crowding, alike, width and height.
-
-    Small pictures that are alike to an embedding may look nothing like each other. There both are 0 but where the
-    thumbnails around one of the two are alike as well, and then enough to tell.
-    """
-    lesser, greater = _of_both(pairs, samples, samples["crowding"].to_numpy())
-    crowding = np.stack([lesser, greater], axis=1)
-    uniform = _of_both(pairs, samples, samples["alike"].to_numpy())[1] >= ALIKE
-    of_small = np.where(uniform[:, None], np.maximum(crowding, np.float32(CROWD)), np.float32(0))
-    return np.where(_are_small(pairs, samples)[:, None], of_small, crowding).astype(np.float32)
+    """(N, 3) float32 for `verify_pairs`, the fields of `looks.Around`; `samples` has sample_id, crowding and alike."""
+    crowding = _of_both(pairs, samples, samples["crowding"].to_numpy())
+    alike = _of_both(pairs, samples, samples["alike"].to_numpy())
+    return np.stack([*crowding, alike[1]], axis=1).astype(np.float32)
 
 
 def _are_small(pairs: pa.Table, samples: pa.Table) -> Bools:

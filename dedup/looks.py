@@ -3,13 +3,14 @@
     Views, Views ──judge──▶ a first look at 128 pixels ─┬─ sure enough ─────────────────────────▶ probability
                                                         └─ a second one at 256, at equal sharpness ─▶ probability
 
-The evidence (`evidence`, or `small_evidence` for small pictures) becomes the features of a logistic model, whose
-coefficients lie in `verification_model`.
+The evidence (`evidence`, or `small_evidence` for small pictures, and in uniform sets both for these) becomes the
+features of a logistic model, whose coefficients lie in `verification_model`.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,14 +63,18 @@ CROWD = 0.8  # crowding up to here tells nothing
 # such sets of 120 to 142 pictures 492 were removed for another one without this, and 13 are with it; among as uniform
 # pictures without words it loses 9 of 906 planted copies, most of which have words over them.
 UNIFORM, SHARED_FEATURES, MUTUAL = 0.9, 35, 0.8
+# In a uniform set pixels are alike, too, and not only what an embedding sees in them: the thumbnail that fits a picture
+# eighth-best of those nearest fits it so well. That holds for more than 95 of 100 potatoes, X-rays and products, at 32
+# and 64 pixels; of what is as crowded in CIFAR-10 for less than 5, some of which occur many times.
+ALIKE = 0.9
 # Small pictures of a uniform set agree in all that `small_evidence` asks: of 426 potatoes at 64 pixels 392 went for
-# another one. So there its word is taken only where it is as sure, and as little is contested: that leaves 4 of 45,000
-# pairs of potatoes, X-rays and products that are not moments apart, 7 of 10 pairs of their copies, and 6 of 10 of the
-# advertisements that CIFAR-10 holds dozens of times.
-SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.99, 0.15
-# Of the others the evidence of larger pictures is asked. It may be half as sure, for its odds are this many times as
-# good once small evidence accepts: of 1,412 such pairs of potatoes it leaves two, which are moments apart, and of 310
-# copies 237; of 786 pairs of products one, and 103 of 124 copies.
+# another one. So there its word is taken only where it is as sure, and as little is contested: that leaves none of
+# 45,000 pairs of potatoes, X-rays and products that are not moments apart, half of the pairs of their copies, and half
+# of those of the advertisements that CIFAR-10 holds dozens of times; at 0.99 a few more of all.
+SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.995, 0.15
+# Of the others the evidence of larger pictures is asked. Its odds are this many times as good once small evidence
+# accepts, so that half as sure will do (0.5 for 0.9): of 1,412 such pairs of potatoes it leaves two, which are moments
+# apart, and of 310 copies 237; of 786 pairs of products one, and 103 of 124 copies.
 SMALL_AND_UNIFORM = 9.0
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
@@ -136,21 +141,35 @@ class Views:
         return small_view(self._colour)
 
 
-def judge(a: Views, b: Views, guess: Floats, crowding: float, crowding_of_other: float | None = None) -> float:
-    """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it.
+class Around(NamedTuple):
+    """How alike everything is around the two pictures of a pair, 0..1, higher is more alike, 0 where it is not known.
 
-    `crowding` is that of the picture around which things are less alike, by default also that of the other.
+    `crowding` and `most`: to the embedding (`neighbors.crowding`), the lesser of the two and the greater. `alike`: to
+    thumbnails (`crowded.Crowds`), the greater.
     """
-    most = crowding if crowding_of_other is None else crowding_of_other
+
+    crowding: float
+    most: float
+    alike: float
+
+
+ALONE = Around(0.0, 0.0, 0.0)
+
+
+def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
+    """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it."""
     if not (a.small or b.small):
-        return _judge_large(a, b, guess, crowding, most)
-    uniform = crowding >= CROWD
+        return _judge_large(a, b, guess, around)
+    uniform = around.alike >= ALIKE
     small = compare_small(a.as_small, b.as_small, guess, contest=uniform)
     probability = float(MODELS["small"](small_features(small)[None])[0])
     sure = probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL
     if not uniform or sure or probability <= UNLIKELY:
         return probability
-    odds = SMALL_AND_UNIFORM * _odds(_judge_large(a, b, guess, crowding, most))
+    as_large = _judge_large(a, b, guess, around)
+    if as_large <= UNLIKELY:
+        return UNLIKELY
+    odds = SMALL_AND_UNIFORM * _odds(as_large)
     return min(probability, odds / (1 + odds))
 
 
@@ -158,15 +177,15 @@ def _odds(probability: float) -> float:
     return probability / max(1 - probability, 1e-6)
 
 
-def _judge_large(a: Views, b: Views, guess: Floats, crowding: float, most: float) -> float:
-    probability, evidence = _by_pixels(a, b, guess, crowding)
+def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
+    probability, evidence = _by_pixels(a, b, guess, around.crowding)
     if probability <= UNLIKELY:
         return probability
-    uniform = most if evidence.inliers >= SHARED_FEATURES else 0.0
+    uniform = around.most if evidence.inliers >= SHARED_FEATURES else 0.0
     contested = is_contested(evidence.contested, evidence.contested_faint)
     if contested or _contradict(a, b, guess, uniform):
         return UNLIKELY
-    if _matched(probability, evidence, crowding):
+    if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
     drawn = a.drawn and b.drawn
     if evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
@@ -188,7 +207,8 @@ def _matched(probability: float, evidence: Evidence, crowding: float) -> bool:
 
 def contradict(a: Views, b: Views, guess: Floats) -> bool:
     """Whether both are drawings, and what is drawn is not the same, however much of it is. One will do if its strokes
-    are very strong: the other may be a blurred copy of it. Of small pictures nothing is said."""
+    are very strong, and not on its side alone: the other may be a blurred copy of it. Of small pictures nothing is
+    said."""
     return not (a.small or b.small) and _contradict(a, b, guess, 0.0)
 
 

@@ -34,7 +34,7 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS, decode
 from dedup.local_features import SIDE
-from dedup.looks import UNLIKELY, Views, contradict, judge, thumbnail_features
+from dedup.looks import UNLIKELY, Around, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import (
@@ -145,8 +145,8 @@ def verify_pairs(
 ) -> Verdicts:
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
     height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
-    `crowding` (N, 2) says how alike everything around each pair's two samples is, the lesser first, as
-    `judgement.crowding_of` gives it; None means not at all. `held` are pictures that earlier calls prepared, of the
+    `crowding` (N, 3) says how alike everything is around each pair's two samples, the fields of `looks.Around`; None
+    means not at all. `held` are pictures that earlier calls prepared, of the
     same samples; this call adds its own.
 
     Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
@@ -162,7 +162,7 @@ def verify_pairs(
     found, probability, settled = settle(
         thumbnails, _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
     )
-    crowds = (np.zeros((len(i), 2)) if crowding is None else np.asarray(crowding, np.float64)).tolist()
+    crowds = (np.zeros((len(i), 3)) if crowding is None else np.asarray(crowding, np.float64)).tolist()
     held = HeldPictures(settings.pictures_held) if held is None else held
     load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, held, max_pixels)
     undecided = np.flatnonzero(~settled)
@@ -179,7 +179,7 @@ def verify_pairs(
                 if probability[row] == SAME_PROBABILITY:
                     probability[row] = UNLIKELY if contradict(a, b, found.map[row]) else SAME_PROBABILITY
                 else:
-                    probability[row] = judge(a, b, found.map[row], *crowds[row])
+                    probability[row] = judge(a, b, found.map[row], Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
     return Verdicts(probability, settled)

@@ -10,6 +10,7 @@ it, without copies: whatever goes, goes for another picture.
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pyarrow as pa
 from PIL import Image
 
 from dedup.contact_sheet import Panel, pair_sheet
+from dedup.errors import ImageError
 from dedup.images import decode
 from dedup.intervals import wilson
 from dedup.manifest import read_manifest
@@ -35,6 +37,8 @@ from pipelines.run_state import Run
 from pipelines.sample import write_planted
 from pipelines.unseen_benchmark import removed
 from pipelines.unseen_transforms import SHARED
+
+logger = logging.getLogger(__name__)
 
 DRAWN = ("xrays", "products")  # the drawn sets with texture and noise
 _SHARDS = 4
@@ -79,8 +83,13 @@ def drawn(name: str, count: int, seed: int) -> Iterator[Sample]:
 def reduced(originals: Iterable[Sample]) -> Iterator[Sample]:
     """The same pictures, of SMALL_SIDE pixels at most, as PNG."""
     for sample in originals:
-        if sample.image is not None:
+        if sample.image is None:
+            continue
+        try:
             picture = decode(sample.image.data, 0).rgb.copy()
+        except ImageError as error:
+            logger.warning("%s is left out: %s", sample.key, error)
+        else:
             picture.thumbnail((SMALL_SIDE, SMALL_SIDE))
             yield _as_png(sample.key, picture)
 

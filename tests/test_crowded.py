@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from dedup import crowded
-from dedup.crowded import ALIKE, CROWDED, candidates_in_cell
+from dedup.crowded import CROWDED, candidates_in_cell
 from dedup.images import thumbnail
+from dedup.looks import ALIKE
 from dedup.neighbors import CosinePairs, SearchSettings, cosine, cosine_pairs_in_cell, limit_candidates
 from dedup.thumbnails import luma, part_likeness
 from dedup.transforms import TRANSFORMS

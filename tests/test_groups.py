@@ -10,6 +10,7 @@ import pytest
 
 from dedup.errors import ConfigError, ManifestError
 from dedup.groups import EVIDENCE, GROUP_SCHEMA, GROUPINGS, direct_copies, group
+from dedup.overrides import Override, Overrides
 from dedup.records import PAIR_SCHEMA
 
 Pair = tuple[str, str, str, float]
@@ -71,6 +72,14 @@ class TestDirectCopies:
     def test_rejected_pairs_do_not_count(self) -> None:
         names = pa.chunked_array([["a", "b"]])
         assert direct_copies(pairs_table(CHAIN, accepted=False), names).tolist() == [0, 0]
+
+    def test_what_was_separated_by_hand_does_not_count(self) -> None:
+        # c and d are one file: what is separated from the one is separated from the other.
+        pairs = [*CHAIN, ("c", "d", "exact", 1.0), ("a", "d", "verified", 0.9)]
+        by_hand = Overrides((Override(1, "b", "separate", "d"), Override(2, "a", "separate", "b")))
+        names = pa.chunked_array([list("abcd")])
+        assert direct_copies(pairs_table(pairs), names).tolist() == [3, 3, 3, 3]
+        assert direct_copies(pairs_table(pairs), names, by_hand).tolist() == [2, 0, 2, 2]
 
     def test_they_are_whom_a_sample_would_take_if_it_came_first(self) -> None:
         rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import dedup
@@ -15,6 +16,7 @@ from dedup.embedders import resolve
 from dedup.errors import ConfigError, ManifestError
 from dedup.groups import GROUP_SCHEMA
 from dedup.listing import list_shards
+from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
 from dedup.overrides import parse_overrides
 from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
@@ -116,6 +118,21 @@ def test_pairs_by_local_features_are_those_of_a_run(tmp_path: Path, cluster: Clu
     copied = {("0/0", "1/8"), ("0/1", "1/9"), ("0/2", "1/10"), ("0/3", "1/11")}
     assert copied <= set(zip(of_run["a"].to_pylist(), of_run["b"].to_pylist(), strict=True))
     assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
+
+
+def test_pairs_of_a_small_uniform_set_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:
+    images = [image.resize((64, 64)) for image in LOOKALIKES["xrays"](24, np.random.default_rng(3))]
+    for shard, pictures in enumerate((images[:12], images[12:])):
+        members = [sample_members(f"{n}", encode(image, "PNG"), extension="png") for n, image in enumerate(pictures)]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", [member for sample in members for member in sample])
+    settings = RUNS["verified"]
+    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    seen = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("crowding")])
+    assert (seen["alike"].to_numpy() >= ALIKE).mean() >= 0.75
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+    assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
+    assert pc.sum(of_run["accepted"]).as_py() == 0
+    assert pc.max(of_run["probability"]).as_py() > 0.1  # some are a little like each other
 
 
 def test_groups_name_the_keeper_of_each_sample_in_a_pair(plain: Described) -> None:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from dedup.candidates import CANDIDATE_SCHEMA
-from dedup.crowded import ALIKE, CROWDED
+from dedup.crowded import CROWDED
 from dedup.judgement import crowding_of, distinct, worth_a_look
-from dedup.looks import CROWD
+from dedup.looks import Around
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 
@@ -79,23 +79,14 @@ def test_settled_pairs_need_no_look_and_take_no_place() -> None:
     assert not any(looked_at("embedding", 0.5, ~NEVER))
 
 
-@pytest.mark.parametrize(
-    ("crowding", "alike", "side", "expected"),
-    [
-        ((0.95, 0.9), (0.0, 0.0), SMALL_SIDE + 1, [0.9, 0.95]),
-        ((0.9, 0.95), (0.0, 0.0), SMALL_SIDE, [0.0, 0.0]),  # the embedding alone says so
-        ((0.9, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, [0.9, 0.95]),
-        ((0.0, 0.95), (0.0, float(ALIKE)), SMALL_SIDE, [CROWD, 0.95]),
-    ],
-)
-def test_small_pictures_are_crowded_only_where_thumbnails_are_alike(
-    crowding: tuple[float, float], alike: tuple[float, float], side: int, expected: list[float]
-) -> None:
-    columns = {"crowding": np.array(crowding, np.float32), "alike": np.array(alike, np.float32)}
-    table = pa.table({"sample_id": ["a", "b"], **columns, "width": [side, 300], "height": [side, 300]})
-    found = crowding_of(pa.table({"a": ["a"], "b": ["b"]}), table)
+def test_around_a_pair_things_are_as_alike_as_around_its_two_samples() -> None:
+    table = pa.table({"sample_id": ["a", "b", "c"], "crowding": [0.9, 0.75, 0.0], "alike": [0.0, 0.5, 0.25]})
+    found = crowding_of(pa.table({"a": ["a", "b"], "b": ["b", "c"]}), table)
     assert found.dtype == np.float32
-    assert np.array_equal(found, np.array([expected], np.float32))
+    assert [Around(*row) for row in found.tolist()] == [
+        Around(crowding=0.75, most=pytest.approx(0.9), alike=0.5),
+        Around(crowding=0.0, most=0.75, alike=0.5),
+    ]
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:

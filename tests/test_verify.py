@@ -15,7 +15,7 @@ from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import compare
 from dedup.images import thumbnail
 from dedup.local_features import SIDE, picture
-from dedup.looks import BLURRED, Views, judge
+from dedup.looks import BLURRED, Around, Views, judge
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
@@ -107,10 +107,10 @@ def test_a_blurred_copy_is_compared_with_the_picture_blurred_alike() -> None:
     alike = compare(one.softened(other.lost), other.at(SIDE))
     assert alike.inliers > plain.inliers
     assert alike.correlation > plain.correlation + 0.05
-    accepted = judge(one, other, np.eye(2, 3), crowding=0.95)
+    accepted = judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
     assert accepted >= SETTINGS.accepts_from
     different = Views(np.asarray(photograph("coffee").filter(ImageFilter.GaussianBlur(4))))
-    assert judge(one, different, np.eye(2, 3), crowding=0.0) < 0.1
+    assert judge(one, different, np.eye(2, 3)) < 0.1
 
 
 def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:

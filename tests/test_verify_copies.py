@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from dedup.images import decode
+from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import turned_likeness
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings, verify_pairs
@@ -121,6 +123,20 @@ def test_uniform_sets_keep_their_small_pictures_and_lose_their_copies(name: str,
     accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.accepts_from
     assert accepted[: len(different)].sum() <= 1
     assert accepted[len(different) :].sum() >= 0.75 * len(copies)
+
+
+def test_framed_pictures_are_small_where_what_is_in_the_frame_is() -> None:
+    """To an embedding all around is alike, to thumbnails it is not."""
+    one = photograph("rocket").copy()
+    one.thumbnail((60, 60))
+    copy = decode(TRANSFORMS["watermark"](one, np.random.default_rng(1)).data, 0).rgb
+    framed = [ImageOps.expand(image, border=12, fill="white") for image in (one, copy)]
+    assert max(framed[0].size) > SMALL_SIDE
+    files = {str(number): png(image) for number, image in enumerate(framed)}
+    crowding = np.array([[0.9, 0.9, 0.0]], np.float32)
+    table = pa.table({"a": ["0"], "b": ["1"]})
+    verdicts = verify_pairs(table, described(files), files.__getitem__, SETTINGS, crowding)
+    assert verdicts.probability[0] == verified(files, [("0", "1")]).probability[0] >= SETTINGS.accepts_from
 
 
 @pytest.mark.parametrize("decoration", ["overlay", "frame", "watermark", "text_bar", "caption", "letterbox"])

@@ -45,9 +45,10 @@ def described(files: dict[str, bytes]) -> pa.Table:
 def verified(
     files: dict[str, bytes], pairs: list[tuple[str, str]], crowding: float | tuple[float, float] = 0.0
 ) -> Verdicts:
-    """`crowding` of both pictures of each pair, or of the lesser and the greater one."""
+    """`crowding` of both pictures of each pair, or the lesser and the greater; thumbnails are as alike as that."""
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
-    crowd = np.full((len(pairs), 2), crowding, np.float32)
+    lesser, greater = crowding if isinstance(crowding, tuple) else (crowding, crowding)
+    crowd = np.full((len(pairs), 3), (lesser, greater, greater), np.float32)
     return verify_pairs(table, described(files), files.__getitem__, VerifySettings(), crowd)
 
 
