@@ -87,9 +87,6 @@ UNLIKELY = 0.01  # what they get at most
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
-# Where one picture alone is drawn, it may be a photograph with words over it, which are strokes of one side: of 55
-# pairs of a drawing and another one of its template, blurred, covered or faded, 53 are more mutual than this.
-ON_ONE_SIDE = 0.5
 
 
 class Views:
@@ -207,8 +204,7 @@ def _matched(probability: float, evidence: Evidence, crowding: float) -> bool:
 
 def contradict(a: Views, b: Views, guess: Floats) -> bool:
     """Whether both are drawings, and what is drawn is not the same, however much of it is. One will do if its strokes
-    are very strong, and not on its side alone: the other may be a blurred copy of it. Of small pictures nothing is
-    said."""
+    are very strong: the other may be a blurred copy of it. Of small pictures nothing is said."""
     return not (a.small or b.small) and _contradict(a, b, guess, 0.0)
 
 
@@ -227,8 +223,6 @@ def _contradict(a: Views, b: Views, guess: Floats, crowding: float) -> bool:
     if not drawn:
         return False
     strong = both and min(a.strength, b.strength) >= STRONG
-    if not both and evidence.mutual <= ON_ONE_SIDE:
-        return False
     allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
     return evidence.contradicted > allowed or (strong and evidence.unshared > UNSHARED)
 

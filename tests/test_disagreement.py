@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 
 from dedup.disagreement import (
     CONTESTED,
@@ -21,9 +21,8 @@ from dedup.disagreement import (
     unshared,
 )
 from dedup.drawings import is_drawn
-from dedup.images import decode
 from dedup.local_features import SIDE, grey_at
-from dedup.looks import MUTUAL, VERY_STRONG, Views
+from dedup.looks import MUTUAL
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.lookalikes import LOOKALIKES
@@ -71,17 +70,6 @@ def test_most_copies_under_opaque_things_are_found(name: str, least: int) -> Non
             pairs.append((title, f"{title}/{number}"))
             files[pairs[-1][1]] = UNSEEN[name](photograph(title), np.random.default_rng(number)).data
     assert (verified(files, pairs).probability >= ACCEPTS).sum() >= least
-
-
-def test_words_over_a_bright_photograph_make_no_other_drawing_of_it() -> None:
-    """Of so few grey levels that with the words over it, and not without, it counts as drawn."""
-    bright = ImageEnhance.Contrast(ImageEnhance.Brightness(photograph("china")).enhance(2.2)).enhance(0.7)
-    words = UNSEEN["large words"](bright, np.random.default_rng(0))
-    one, other = (Views(np.asarray(picture)) for picture in (bright, decode(words.data, 0).rgb))
-    assert not one.drawn
-    assert other.drawn
-    assert other.strength >= VERY_STRONG
-    assert verified({"a": png(bright), "b": words.data}, [("a", "b")]).probability[0] >= ACCEPTS
 
 
 @pytest.mark.parametrize("name", ["products", "xrays"])
