@@ -92,7 +92,7 @@ def test_uniform_pictures_in_one_layout_are_no_copies(name: str, layout: str) ->
 
 
 def test_one_at_the_edge_of_the_crowd_is_hardly_ever_a_copy_of_another() -> None:
-    """Around it things are less alike than around those it is compared with; by that alone all 45 pairs are accepted."""
+    """Around it things are less alike than around the others; by that alone all 45 pairs are accepted."""
     files = {str(number): png(image) for number, image in enumerate(in_a_layout("products", "a quotation", 10))}
     assert (verified(files, list(combinations(files, 2)), crowding=(0.87, 0.98)).probability >= ACCEPTS).sum() <= 2
 
