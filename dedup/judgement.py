@@ -98,11 +98,6 @@ def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
     return np.stack([*crowding, alike[1]], axis=1).astype(np.float32)
 
 
-def _are_small(pairs: pa.Table, samples: pa.Table) -> Bools:
-    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
-    return np.asarray(_of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE)
-
-
 def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """(N,) and (N,): of each pair's two samples the lesser value and the greater; `values` (M,) are those of
     `samples`."""
@@ -124,7 +119,9 @@ def worth_a_look(
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
-    by_little = (method == "hash") | ((method == "embedding") & ~_are_small(pairs, samples))
+    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
+    small = _of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE
+    by_little = (method == "hash") | ((method == "embedding") & ~small)
     by_little &= _of_both(pairs, samples, samples["crowding"].to_numpy())[0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
     limited = np.flatnonzero(look & by_little)

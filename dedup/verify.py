@@ -146,8 +146,7 @@ def verify_pairs(
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
     height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
     `crowding` (N, 3) says how alike everything is around each pair's two samples, the fields of `looks.Around`; None
-    means not at all. `held` are pictures that earlier calls prepared, of the
-    same samples; this call adds its own.
+    means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
 
     Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
     bounded by `descriptors` and `settings.pictures_held`.

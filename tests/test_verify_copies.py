@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dedup.images import decode
+from dedup.looks import UNLIKELY
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import turned_likeness
 from dedup.transforms import TRANSFORMS
@@ -123,6 +124,14 @@ def test_uniform_sets_keep_their_small_pictures_and_lose_their_copies(name: str,
     accepted = verified(files, [*different, *copies], crowding=0.95).probability >= SETTINGS.accepts_from
     assert accepted[: len(different)].sum() <= 1
     assert accepted[len(different) :].sum() >= 0.75 * len(copies)
+
+
+def test_small_pages_that_are_contested_get_no_more_than_large_ones() -> None:
+    images = [image.resize((64, 64)) for image in LOOKALIKES["pages"](6, np.random.default_rng(5))]
+    files = {str(number): png(image) for number, image in enumerate(images)}
+    pairs = [(a, b) for a in files for b in files if a < b]
+    assert verified(files, pairs).probability.min() > 0.5  # small evidence alone finds them all alike
+    assert verified(files, pairs, crowding=0.95).probability.max() <= np.float32(UNLIKELY)
 
 
 def test_framed_pictures_are_small_where_what_is_in_the_frame_is() -> None:
