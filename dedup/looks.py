@@ -60,8 +60,8 @@ CROWD = 0.8  # crowding up to here tells nothing
 # Product shots, X-rays or potatoes that all have the same words, badge or layout over them agree in all that is strong,
 # in what is faint around it, and in their background. Where everything is as alike as that, a pair that shares so many
 # local features is no copy if strokes contradict each other and that is mutual (`disagreement.contradiction`). In nine
-# such sets of 120 to 142 pictures 492 were removed for another one without this, and 13 are with it; among as uniform
-# pictures without words it loses 9 of 906 planted copies, most of which have words over them.
+# such sets of 120 to 213 pictures 24 are removed for another one, some hundreds without this; among as uniform pictures
+# without words it lost 9 of 906 planted copies, most of which have words over them.
 UNIFORM, SHARED_FEATURES, MUTUAL = 0.9, 35, 0.8
 # Where that holds around one of the two alone, the other may be a copy that words or patches took out of the crowd, or
 # lie at its edge: 27 of 30 such copies among X-rays are less mutual than this, and 27 of 30 products under one
