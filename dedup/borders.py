@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dedup.drawings import plainness
+from dedup.images import decode
 from dedup.rotation import straightened
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -54,6 +55,13 @@ def without_borders(image: Image.Image) -> Image.Image:
             if turned is not candidate:
                 return turned
     return inside
+
+
+def inner_picture(data: bytes, min_side: int, max_pixels: int, bare: bool) -> Image.Image:
+    """`without_borders` of an image file, decoded as `images.decode` does, whose errors it raises; if it is known to be
+    `bare`, its borders are not looked for again."""
+    image = decode(data, min_side, max_pixels).rgb
+    return image if bare else without_borders(image)
 
 
 def _trimmed(image: Image.Image) -> Image.Image:

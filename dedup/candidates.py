@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import hamming, neighbors
-from dedup.borders import without_borders
+from dedup.borders import inner_picture
 from dedup.crowded import candidates_in_cell
 from dedup.errors import ImageError
 from dedup.hashes import MIN_INFORMATION
-from dedup.images import decode
 from dedup.local_features import SIDE
 from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
@@ -288,15 +287,16 @@ def local_rows(
     read_image: Callable[[str], bytes],
     max_pixels: int,
 ) -> pa.Table:
-    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id and embedding, in the cells of
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, bare and embedding, in the cells of
     `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
     packed, read = [], []
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
     try:
-        for row, identity in enumerate(crowded["sample_id"].to_pylist()):
+        samples = zip(crowded["sample_id"].to_pylist(), crowded["bare"].to_pylist(), strict=True)
+        for row, (identity, bare) in enumerate(samples):
             try:
-                picture = without_borders(decode(read_image(identity), SIDE, max_pixels).rgb)
+                picture = inner_picture(read_image(identity), SIDE, max_pixels, bare)
             except ImageError as error:
                 logger.warning("%s is not searched by local features: %s", identity, error)
             else:

@@ -14,8 +14,9 @@ accuracy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,9 +31,11 @@ UInt8Array = npt.NDArray[np.uint8]
 
 TILES = 8
 
-_FEWEST_INLIERS, _ENOUGH_INLIERS = 3, 20  # with so many, an alignment needs no rival
+ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
+_FEWEST_INLIERS = 3
 _BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
 _TILE_AGREES = 0.6  # correlation
+_TILE_FITS = 0.9  # ... above which that share of the tiles leaves nothing to gain by a better alignment
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
 _NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
@@ -47,8 +50,8 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_faint`, and where it is asked `contradicted`, `mutual` and `unshared`, as
-    `disagreement` says them.
+    closer: `contested` and `contested_faint`, as `disagreement` says them; and `strokes`, None where these were not
+    asked.
     """
 
     inliers: int
@@ -60,6 +63,12 @@ class Evidence:
     covered_other: float
     contested: float = 0.0
     contested_faint: float = 0.0
+    strokes: Strokes | None = None
+
+
+class Strokes(NamedTuple):
+    """How strokes differ, as `disagreement.contradiction` and `disagreement.unshared` say it; lower is closer."""
+
     contradicted: float = 0.0
     mutual: float = 0.0
     unshared: float = 0.0
@@ -68,32 +77,71 @@ class Evidence:
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
 
 
-def compare(a: Picture, b: Picture, guess: Floats | None = None, strokes: bool = False) -> Evidence:
+def _never(evidence: Evidence) -> bool:  # noqa: ARG001
+    return False
+
+
+class Doubts(NamedTuple):
+    """When `compare` stops, because what it has found is too little: of all alignments before they are moved to
+    subpixel accuracy, and of the best one before it is asked what is contested."""
+
+    roughly: Callable[[Evidence], bool] = _never
+    exactly: Callable[[Evidence], bool] = _never
+
+
+NO_DOUBTS = Doubts()
+
+
+def compare(
+    a: Picture, b: Picture, guess: Floats | None = None, strokes: bool = False, doubts: Doubts = NO_DOUBTS
+) -> Evidence:
     """The evidence of the best alignment found; `strokes` asks whether strokes differ, too.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
-    without one the whole pictures are laid on each other. It matters where local features are few.
+    without one the whole pictures are laid on each other. It matters where local features are few. Where `doubts` stop
+    it, the evidence is that of the moment, with nothing contested.
     """
     alignments = [align(a, b, mirror=False)]
-    if alignments[0][0] < _ENOUGH_INLIERS:
+    if alignments[0][0] < ENOUGH_INLIERS:
         alignments.append(align(a, b, mirror=True))
     inliers, affine = max(alignments, key=lambda found: found[0])
-    found = [_agreement(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
-    if inliers < _ENOUGH_INLIERS:
-        whole = _in_pixels(np.eye(2, 3) if guess is None else guess, a, b)
-        found.append(_agreement(a, b, whole, inliers))
-    best = _contested(max(found, key=_weight))
+    found = [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
+    if inliers < ENOUGH_INLIERS:
+        found.append(_laid(a, b, _in_pixels(guess, a, b), inliers))
+    if all(doubts.roughly(evidence) for evidence, _ in found):
+        return max(found, key=_weight)[0]
+    best = max((_refined(each) for each in found), key=_weight)
+    if doubts.exactly(best[0]):
+        return best[0]
+    best = _contested(best)
     if len(alignments) == 1 and best[0].contested_faint > UNCONTESTED:
         best = _or_mirrored(best, a, b)
     evidence, laid = best
-    if not strokes or laid is None or evidence.correlation < _ALIKE:
+    if not strokes:
         return evidence
-    contradicted, mutual = contradiction(*laid)
-    return replace(evidence, contradicted=contradicted, mutual=mutual, unshared=unshared(*laid))
+    if laid is None or evidence.correlation < _ALIKE:
+        return replace(evidence, strokes=Strokes())
+    both = laid.ours, laid.theirs, laid.mask
+    return replace(evidence, strokes=Strokes(*contradiction(*both), unshared(*both)))
 
 
-# One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8.
-_Laid = tuple[Any, Any, UInt8Array]
+def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS) -> Evidence:
+    """`compare` without local features: of one alignment alone, that which `guess` says."""
+    found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0))
+    return found[0] if doubts.exactly(found[0]) else _contested(found)[0]
+
+
+class _Laid(NamedTuple):
+    """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
+    tiles of the other are compared by; and whether nearly all tiles agree as they are."""
+
+    ours: Any
+    theirs: Any
+    mask: UInt8Array
+    fixed: _Fixed
+    fits: bool
+
+
 _Found = tuple[Evidence, _Laid | None]
 
 
@@ -102,7 +150,7 @@ def _or_mirrored(best: _Found, a: Picture, b: Picture) -> _Found:
     inliers, affine = align(a, b, mirror=True)
     if affine is None or inliers < _FEWEST_INLIERS:
         return best
-    mirrored = _contested(_agreement(a, b, affine, inliers))
+    mirrored = _contested(_refined(_laid(a, b, affine, inliers)))
     less_contested = mirrored[0].contested_faint < best[0].contested_faint
     return mirrored if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best) else best
 
@@ -111,7 +159,7 @@ def _contested(found: _Found) -> _Found:
     evidence, laid = found
     if laid is None or evidence.correlation < _ALIKE:
         return found
-    whole, faint = contested(*laid)
+    whole, faint = contested(laid.ours, laid.theirs, laid.mask)
     return replace(evidence, contested=whole, contested_faint=faint), laid
 
 
@@ -120,15 +168,15 @@ def _weight(found: _Found) -> float:
     return evidence.correlation * min(1.0, evidence.tiles / 16) * evidence.covered
 
 
-def _in_pixels(relative: Floats, a: Picture, b: Picture) -> Floats:
+def _in_pixels(guess: Floats | None, a: Picture, b: Picture) -> Floats:
     (ha, wa), (hb, wb) = a.grey.shape, b.grey.shape
-    pixels = np.diag([wb, hb]) @ relative @ np.diag([1 / wa, 1 / ha, 1])
+    pixels = np.diag([wb, hb]) @ (np.eye(2, 3) if guess is None else guess) @ np.diag([1 / wa, 1 / ha, 1])
     pixels[:, 2] += pixels[:, :2] @ [0.5, 0.5] - 0.5  # pixel centres lie half a pixel inside
     return np.asarray(pixels, np.float64)
 
 
-def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
-    """What the pixels say of an alignment (a to b, in pixels)."""
+def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
+    """What the pixels say of an alignment (a to b, in pixels) as it is."""
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
         return NO_EVIDENCE, None
@@ -150,31 +198,42 @@ def _agreement(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
     affine = affine - np.array([[0, 0, left], [0, 0, top]])
     ours, theirs = _warp(source, affine, mask), b.grey[inside].astype(np.float32)
-    correlation, textured, pixels = _tiles(ours, theirs, mask)
-    if textured.any() and (correlation[textured] > 0.9).mean() < 0.9:  # it may be the alignment that is not good enough
-        better = _ecc(ours, theirs, mask)
-        if better is not None:
-            moved = cv2.warpAffine(
-                ours,
-                better,
-                mask.shape[::-1],
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            refined = _tiles(moved, theirs, mask)
-            if refined[2] > pixels:
-                ours, (correlation, textured, pixels) = moved, refined
-    count = int(textured.sum())
+    fixed = _fixed(theirs, mask)
+    tiles = _tiles(ours, fixed)
     evidence = Evidence(
         inliers=inliers,
-        agreeing=float((correlation[textured] > _TILE_AGREES).mean()) if count else 0.0,
-        correlation=float(correlation[textured].mean()) if count else 0.0,
-        pixels=pixels,
-        tiles=count,
+        agreeing=tiles.agreeing,
+        correlation=tiles.correlation,
+        pixels=tiles.pixels,
+        tiles=tiles.textured,
         covered=shares[1],
         covered_other=shares[0],
     )
-    return evidence, (ours, theirs, mask)
+    return evidence, _Laid(ours, theirs, mask, fixed, tiles.fits)
+
+
+def _refined(found: _Found) -> _Found:
+    """The same once the alignment is moved to where the pixels agree most, if that is nearby."""
+    evidence, laid = found
+    if laid is None or laid.fits:
+        return found
+    better = _ecc(laid.ours, laid.theirs, laid.mask)
+    if better is None:
+        return found
+    moved = cv2.warpAffine(
+        laid.ours,
+        better,
+        laid.mask.shape[::-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    tiles = _tiles(moved, laid.fixed)
+    if tiles.pixels <= evidence.pixels:
+        return found
+    evidence = replace(
+        evidence, agreeing=tiles.agreeing, correlation=tiles.correlation, pixels=tiles.pixels, tiles=tiles.textured
+    )
+    return evidence, laid._replace(ours=moved)
 
 
 def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:
@@ -182,28 +241,65 @@ def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:
     return cv2.warpAffine(source, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _tiles(ours: Any, theirs: Any, mask: UInt8Array) -> tuple[Floats, npt.NDArray[np.bool_], float]:
-    """Correlation of each tile (8, 8), which tiles hold texture in either picture, and the correlation of the whole."""
-    first, second = band_pass(ours, _BAND), band_pass(theirs, _BAND)
+class _Fixed(NamedTuple):
+    """Of the picture onto which the other is laid: its band and where both are, (H, W) float32, and of each tile (8, 8)
+    how much of it both fill, the mean of the band and its variance."""
+
+    band: Any
+    inside: Any
+    filled: Floats
+    mean: Floats
+    variance: Floats
+
+
+class _Tiles(NamedTuple):
+    """Of the textured tiles: the share that agrees, the mean correlation, how many; the correlation of the whole; and
+    whether nearly all agree as well as they can."""
+
+    agreeing: float
+    correlation: float
+    textured: int
+    pixels: float
+    fits: bool
+
+
+def _fixed(theirs: Any, mask: UInt8Array) -> _Fixed:
     inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
     inside = inside.astype(np.float32)
+    band = band_pass(theirs, _BAND)
+    filled = _sums(inside)
+    return _Fixed(band, inside, filled, *_moments(band, inside, filled))
 
-    def mean(values: Any) -> Floats:
-        return np.asarray(cv2.resize(values * inside, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
 
-    filled = mean(np.ones_like(inside))
+def _sums(values: Any) -> Floats:
+    """(H, W) -> its mean over each tile (8, 8)."""
+    return np.asarray(cv2.resize(values, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
+
+
+def _moments(band: Any, inside: Any, filled: Floats) -> tuple[Floats, Floats]:
     weight = np.maximum(filled, 1e-6)
-    m1, m2 = mean(first) / weight, mean(second) / weight
-    v1 = np.maximum(mean(first * first) / weight - m1**2, 0)
-    v2 = np.maximum(mean(second * second) / weight - m2**2, 0)
-    product = mean(first * second) / weight - m1 * m2
+    mean = _sums(band * inside) / weight
+    return mean, np.maximum(_sums(band * band * inside) / weight - mean**2, 0)
+
+
+def _tiles(ours: Any, fixed: _Fixed) -> _Tiles:
+    """How the tiles correlate; textured are those that hold texture in either picture."""
+    band = band_pass(ours, _BAND)
+    m1, v1 = _moments(band, fixed.inside, fixed.filled)
+    m2, v2 = fixed.mean, fixed.variance
+    product = _sums(band * fixed.band * fixed.inside) / np.maximum(fixed.filled, 1e-6) - m1 * m2
     correlation = product / np.maximum(np.sqrt(v1 * v2), 1e-3)
-    used = filled > 0.4
+    used = fixed.filled > 0.4
     least1, least2 = (max(_MIN_TEXTURE, 0.2 * float((v[used].mean() if used.any() else 0.0) ** 0.5)) for v in (v1, v2))
     d1, d2 = np.sqrt(v1) / least1, np.sqrt(v2) / least2
     textured = used & (((d1 > 1) & (d2 > 1)) | (d1 > 3) | (d2 > 3))
     energy = float(np.sqrt(v1[used].sum() * v2[used].sum()))
-    return correlation, textured, float(product[used].sum()) / max(energy, 1e-6)
+    pixels = float(product[used].sum()) / max(energy, 1e-6)
+    each = correlation[textured]
+    if not len(each):
+        return _Tiles(0.0, 0.0, 0, pixels, True)
+    fits = float((each > _TILE_FITS).mean()) >= _TILE_FITS
+    return _Tiles(float((each > _TILE_AGREES).mean()), float(each.mean()), len(each), pixels, fits)
 
 
 def _ecc(ours: Any, theirs: Any, mask: UInt8Array) -> Floats | None:

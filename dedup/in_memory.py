@@ -28,7 +28,7 @@ from dedup.overrides import NO_OVERRIDES, Overrides
 from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 
-_VERIFIED_COLUMNS = ("sample_id", "thumbnail", "width", "height", "information", "offset", "size")
+_VERIFIED_COLUMNS = ("sample_id", "thumbnail", "bare", "width", "height", "information", "offset", "size")
 
 DEFAULT_SEARCH = SearchSettings()
 DEFAULT_VERIFY = VerifySettings()
@@ -220,8 +220,8 @@ class _Verification:
         first = settle_pairs(pairs, samples)
         look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
         kept = first.settled | look
-        pairs, cosine = pairs.filter(pa.array(kept)), cosine[kept]
+        pairs, cosine, first = pairs.filter(pa.array(kept)), cosine[kept], first.take(kept)
         read_image = judgement.ImageReader(self.shards, samples)
         crowding = judgement.crowding_of(pairs, samples)
-        verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels)
+        verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, first=first)
         return judgement.by_probability(pairs, cosine, verdicts.probability, self.search, self.verify)

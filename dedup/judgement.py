@@ -32,6 +32,9 @@ ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may 
 # A pair is proposed by the first of these that found it.
 _PROPOSERS = pa.array(["suggested", "local", "embedding", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
+# By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
+# potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group.
+_LIKELY = np.float32(0.5)
 
 # Of a verified pair, what suggestions are made from.
 JUDGED_SCHEMA = pa.schema(
@@ -114,8 +117,9 @@ def worth_a_look(
 
     All, but where everything looks alike, embeddings and hashes propose hundreds that are no copies. What they propose
     there and local features do not (or, of small pictures, which have none, what hashes alone propose) is limited to
-    each first sample's `candidates_per_image` of greatest probability by thumbnails, `likely` (N,). Equally likely ones
-    go by b. The rest are no candidates any more, but for those that `min_cosine` accepts.
+    each first sample's `candidates_per_image` of greatest probability by thumbnails, `likely` (N,), of larger pictures
+    only if that is more likely than not. Equally likely ones go by b. The rest are no candidates any more, but for
+    those that `min_cosine` accepts.
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
@@ -129,6 +133,7 @@ def worth_a_look(
     order = np.lexsort((b, -likely[limited], a))
     place = np.arange(len(limited)) - np.searchsorted(a[order], a[order])
     look[limited[order[place >= search.candidates_per_image]]] = False
+    look[by_little & ~small & (likely < _LIKELY)] = False
     return look
 
 

@@ -12,7 +12,7 @@ products are exact in any order of summing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,32 +32,40 @@ _FITTED = 4  # matches from which an affine map is fitted by least squares
 _TOLERANCES = (0.035, 0.02, 0.012, 0.012)  # of inliers, as shares of the side, one round of fitting after the other
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What is kept of one image while its pairs are compared, about 0.1 MB at SIDE.
+class Features(NamedTuple):
+    """The local features of a picture, the strongest first: of K features `place` (K, 2) x and y in the picture,
+    `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length about 255."""
 
-    `grey` (H, W) uint8, its longer side that which `picture` was asked for. Of K features:
-    `place` (K, 2) x and y in `grey`, `size` (K,), `angle` (K,) in radians, `descriptor` (K, 128) uint8, each of length
-    about 255.
-    """
-
-    grey: UInt8Array
     place: Floats
     size: Floats
     angle: Floats
     descriptor: UInt8Array
+
+
+class Picture:
+    """What is kept of one image while its pairs are compared, about 0.1 MB at SIDE: `grey` (H, W) uint8, its longer
+    side that which `picture` was asked for, and its local features, looked for when first asked for."""
+
+    def __init__(self, grey: UInt8Array) -> None:
+        self.grey = grey
+        self._features: Features | None = None
 
     @property
     def side(self) -> int:
         """The longer side, in pixels."""
         return int(max(self.grey.shape))
 
+    @property
+    def features(self) -> Features:
+        if self._features is None:  # no cached_property: up to Python 3.11 that makes threads wait for each other
+            self._features = _features(self.grey)
+        return self._features
+
 
 def picture(rgb: UInt8Array, side: int = SIDE) -> Picture:
     """(H, W, 3) or (H, W) uint8, the picture in any size -> what `compare` needs of it, at `side` pixels (SIDE or
     GLANCE_SIDE). Two pictures that are compared must have been made for one side."""
-    grey = grey_at(rgb, side)
-    return Picture(grey, *_features(grey))
+    return Picture(grey_at(rgb, side))
 
 
 def grey_at(rgb: UInt8Array, side: int) -> UInt8Array:
@@ -80,7 +88,7 @@ def lost_at_a_glance(grey: UInt8Array) -> float:
     return float(lost.std()) / max(float(grey.std()), 1.0)
 
 
-def _features(grey: UInt8Array) -> tuple[Floats, Floats, Floats, UInt8Array]:
+def _features(grey: UInt8Array) -> Features:
     low, high = np.percentile(grey, (1, 99))
     if high - low < 120:  # a faded copy keeps its features
         grey = np.clip((grey - low) * (120 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
@@ -88,11 +96,11 @@ def _features(grey: UInt8Array) -> tuple[Floats, Floats, Floats, UInt8Array]:
     detector = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.02, edgeThreshold=12)
     points, raw = detector.detectAndCompute(grey, None)
     if raw is None or len(points) == 0:
-        return np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros((0, 128), np.uint8)
+        return Features(np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros((0, 128), np.uint8))
     keep = np.argsort([-point.response for point in points], kind="stable")[:_FEATURES]
     points, raw = [points[index] for index in keep], raw[keep]
     root = np.sqrt(raw / np.maximum(raw.sum(1, keepdims=True), 1e-6))
-    return (
+    return Features(
         np.array([point.pt for point in points], np.float64),
         np.array([point.size for point in points], np.float64),
         np.deg2rad(np.array([point.angle for point in points], np.float64)),
@@ -130,13 +138,14 @@ def _matches(a: UInt8Array, b: UInt8Array) -> tuple[npt.NDArray[np.intp], npt.ND
 
 def align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
     """The affine map (2, 3) from a to b that explains most matches, and how many; (0, None) without any."""
-    i, j = _matches(a.descriptor[:, MIRRORED] if mirror else a.descriptor, b.descriptor)
+    ours, theirs = a.features, b.features
+    i, j = _matches(ours.descriptor[:, MIRRORED] if mirror else ours.descriptor, theirs.descriptor)
     if len(i) == 0:
         return 0, None
     flip = np.diag([-1.0, 1.0]) if mirror else np.eye(2)
-    source, target = a.place[i] @ flip, b.place[j]
-    turn = b.angle[j] - (np.pi - a.angle[i] if mirror else a.angle[i])
-    scale = b.size[j] / a.size[i]
+    source, target = ours.place[i] @ flip, theirs.place[j]
+    turn = theirs.angle[j] - (np.pi - ours.angle[i] if mirror else ours.angle[i])
+    scale = theirs.size[j] / ours.size[i]
     linear = np.empty((len(i), 2, 2))
     linear[:, 0, 0] = linear[:, 1, 1] = scale * np.cos(turn)
     linear[:, 1, 0] = scale * np.sin(turn)

@@ -42,7 +42,7 @@ _LEAST_SHARE = 0.5
 
 def packed_features(rgb: UInt8Array) -> bytes:
     """(H, W, 3) uint8, the picture in any size -> up to FEATURES records of 130 bytes, the strongest first."""
-    made = picture(rgb, GLANCE_SIDE)
+    made = picture(rgb, GLANCE_SIDE).features
     records = np.empty((min(FEATURES, len(made.size)), _RECORD), np.uint8)
     records[:, :128] = made.descriptor[:FEATURES]
     records[:, 128] = np.floor(made.angle[:FEATURES] / (2 * np.pi) * 256).astype(np.int64) % 256

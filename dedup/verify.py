@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.alignment import aligned_likeness
-from dedup.borders import without_borders
+from dedup.borders import inner_picture
 from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
-from dedup.images import MAX_PIXELS, decode
+from dedup.images import MAX_PIXELS
 from dedup.local_features import SIDE
 from dedup.looks import UNLIKELY, Around, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
@@ -58,7 +58,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 7  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 8  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -128,10 +128,15 @@ class VerifySettings:
 @dataclass(frozen=True)
 class Verdicts:
     """Of N pairs: `probability` (N,) float32, 0..1, that the two are copies; `settled` (N,) bool, whether thumbnails
-    sufficed (else the images were read and compared)."""
+    sufficed (else the images were read and compared); `guess` (N, 2, 3), the map by which the thumbnails fit best, as
+    `evidence.compare` takes it."""
 
     probability: Singles
     settled: Bools
+    guess: Floats
+
+    def take(self, rows: Ints | Bools) -> Verdicts:
+        return Verdicts(self.probability[rows], self.settled[rows], self.guess[rows])
 
 
 def verify_pairs(
@@ -142,11 +147,13 @@ def verify_pairs(
     crowding: Singles | None = None,
     max_pixels: int = MAX_PIXELS,
     held: HeldPictures | None = None,
+    first: Verdicts | None = None,
 ) -> Verdicts:
-    """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, width,
-    height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
+    """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, bare,
+    width, height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
     `crowding` (N, 3) says how alike everything is around each pair's two samples, the fields of `looks.Around`; None
     means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
+    `first` is what `settle_pairs` says of these pairs, if it was asked before.
 
     Pairs are worked off in the order of a, then b: those of one sample in a row let its image be read once. Memory is
     bounded by `descriptors` and `settings.pictures_held`.
@@ -156,15 +163,14 @@ def verify_pairs(
     Raises ManifestError where a sample has no descriptor or no thumbnail, ShardError where a shard cannot be read.
     """
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
-    thumbnails = _thumbnails(descriptors)
+    first = settle_pairs(pairs, descriptors) if first is None else first
+    probability = first.probability.copy()
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
-    found, probability, settled = settle(
-        thumbnails, _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
-    )
     crowds = (np.zeros((len(i), 3)) if crowding is None else np.asarray(crowding, np.float64)).tolist()
     held = HeldPictures(settings.pictures_held) if held is None else held
-    load = _Pictures(descriptors["sample_id"], thumbnails, sides, read_image, held, max_pixels)
-    undecided = np.flatnonzero(~settled)
+    names, bare = descriptors["sample_id"], descriptors["bare"]
+    load = _Pictures(names, bare, _thumbnails(descriptors), sides, read_image, held, max_pixels)
+    undecided = np.flatnonzero(~first.settled)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
     try:
@@ -176,22 +182,22 @@ def verify_pairs(
                 probability[row] = 0.0
             else:
                 if probability[row] == SAME_PROBABILITY:
-                    probability[row] = UNLIKELY if contradict(a, b, found.map[row]) else SAME_PROBABILITY
+                    probability[row] = UNLIKELY if contradict(a, b, first.guess[row]) else SAME_PROBABILITY
                 else:
-                    probability[row] = judge(a, b, found.map[row], Around(*crowds[row]))
+                    probability[row] = judge(a, b, first.guess[row], Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
-    return Verdicts(probability, settled)
+    return Verdicts(probability, first.settled, first.guess)
 
 
 def settle_pairs(pairs: pa.Table, descriptors: pa.Table) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last."""
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
-    _, probability, settled = settle(
+    found, probability, settled = settle(
         _thumbnails(descriptors), _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
     )
-    return Verdicts(probability, settled)
+    return Verdicts(probability, settled, found.map)
 
 
 def settle(
@@ -299,13 +305,14 @@ class _Pictures:
     def __init__(
         self,
         sample_ids: pa.ChunkedArray,
+        bare: pa.ChunkedArray,
         thumbnails: UInt8Array,
         sides: npt.NDArray[np.int64],
         read_image: Callable[[str], bytes],
         held: HeldPictures,
         max_pixels: int,
     ) -> None:
-        self._sample_ids, self._thumbnails, self._sides = sample_ids, thumbnails, sides
+        self._sample_ids, self._bare, self._thumbnails, self._sides = sample_ids, bare, thumbnails, sides
         self._read, self._held, self._max_pixels = read_image, held, max_pixels
 
     def __call__(self, row: int) -> Views:
@@ -316,7 +323,7 @@ class _Pictures:
             return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
         sample_id = self._sample_ids[row].as_py()
         try:
-            return np.asarray(without_borders(decode(self._read(sample_id), SIDE, self._max_pixels).rgb))
+            return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._bare[row].as_py()))
         except ImageError as error:
             raise ImageError(f"{sample_id} cannot be verified: {error}") from error
 

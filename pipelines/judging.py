@@ -36,7 +36,7 @@ from dedup.judgement import (
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
 from dedup.run_folder import RunFolder
-from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
+from dedup.verify import HeldPictures, Verdicts, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.searching import crowding_name
@@ -53,6 +53,7 @@ _SAMPLE_SCHEMA = pa.schema(
     {
         "sample_id": pa.string(),
         "thumbnail": pa.binary(),
+        "bare": pa.bool_(),
         "width": pa.int32(),
         "height": pa.int32(),
         "information": pa.float32(),
@@ -73,6 +74,8 @@ _JOINED_SCHEMA = pa.schema(
     ]
 )
 _HALF_SCHEMA = pa.schema(list(_JOINED_SCHEMA)[: -len(_ATTACHED)])  # with b attached
+# A pair that thumbnails do not settle, with what they say of it: `guess` is the map's six float64.
+_LOOK_SCHEMA = pa.schema([*_JOINED_SCHEMA, ("likely", pa.float32()), ("guess", pa.binary())])
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
         count = max(0, count - settled)
         partitions = max(partitions_for(count, _PAIR_BYTES), _few_partitions(count))
         use = functools.partial(_verify, parts, prefix)
-        _bring(count)(client, "verify: pixels", read, joined, _JOINED_SCHEMA, "block", partitions, use)
+        _bring(count)(client, "verify: pixels", read, joined, _LOOK_SCHEMA, "block", partitions, use)
 
 
 def _bring(count: int) -> Callable[..., int]:
@@ -231,6 +234,8 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     left = np.flatnonzero(look)
     if len(left):
         rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))
+        rest = rest.append_column("likely", pa.array(verdicts.probability[left]))
+        rest = rest.append_column("guess", pa.array([each.tobytes() for each in verdicts.guess[left]], pa.binary()))
         parts.folder.write_table(f"{_WORK}/{prefix}a/{partition:05d}.parquet", rest)
     return len(pairs) - len(left)
 
@@ -250,7 +255,9 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     samples = _samples_of(pairs)
     read_image, crowding = ImageReader(parts.shards, samples), crowding_of(pairs, samples)
     held = _held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
-    verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held)
+    guess = np.frombuffer(b"".join(pairs["guess"].to_pylist()), np.float64).reshape(-1, 2, 3)
+    first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess)
+    verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held, first)
     return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
 
 

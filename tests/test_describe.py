@@ -15,11 +15,15 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from dedup.borders import inner_picture
 from dedup.describe import DescribeSettings, DescribeStats, describe_batches, describe_shard, schema
 from dedup.errors import ConfigError, ShardError
+from dedup.images import MAX_PIXELS
 from dedup.records import Shard
 from dedup.shards import list_shards, read_range, write_shard
+from dedup.transforms import TRANSFORMS
 from tests.shard_makers import IMAGE_MAKERS, encode, jpeg, picture, sample_members, write_tar
+from tests.verification import photograph, png
 
 SETTINGS = DescribeSettings(embedder="none")
 
@@ -76,6 +80,18 @@ def test_a_row_holds_what_later_steps_need(tmp_path: Path) -> None:
     assert (bits != expected).sum() <= 2
     thumbnail = np.frombuffer(row["thumbnail"], np.uint8).reshape(32, 32, 3).astype(np.int16)
     assert np.abs(thumbnail - small).mean() < 4
+
+
+def test_a_row_says_whether_something_lies_around_the_picture(tmp_path: Path) -> None:
+    image = photograph("coffee")
+    framed = TRANSFORMS["border"](image, np.random.default_rng(0)).data
+    members = [*sample_members("bare", png(image)), *sample_members("framed", framed)]
+    rows = describe_shard(shard_of(tmp_path / "0.tar", members), SETTINGS, None).to_pylist()
+    assert [row["bare"] for row in rows] == [True, False]
+    for row, data in zip(rows, (png(image), framed), strict=True):
+        inside = inner_picture(data, 0, MAX_PIXELS, row["bare"])
+        assert np.array(inside.size) / np.array(image.size) == pytest.approx(1.0, abs=0.05)
+    assert inner_picture(framed, 0, MAX_PIXELS, bare=True).size > image.size
 
 
 def _bytes(data: bytes) -> Any:

@@ -17,7 +17,7 @@ from dedup.small_evidence import SMALL_SIDE
 
 PAIRS = [(f"a{first}", f"b{second}") for first in range(3) for second in range(5)]
 NEVER = np.zeros(len(PAIRS), bool)
-LIKELY = np.tile(np.array([0.1, 0.5, 0.3, 0.5, 0.2], np.float32), 3)
+LIKELY = np.tile(np.array([0.1, 0.7, 0.6, 0.7, 0.2], np.float32), 3)
 COSINE = np.tile(np.array([0.9, 0.8, np.nan, 0.8, 0.7], np.float32), 3)
 SEARCH = SearchSettings(candidates_per_image=2)
 BEST_TWO = [False, True, False, True, False] * 3
@@ -54,6 +54,12 @@ def looked_at(
 @pytest.mark.parametrize("method", ["hash", "embedding"])
 def test_of_pairs_in_a_crowd_without_local_features_the_likeliest_are_looked_at(method: str) -> None:
     assert looked_at(method, float(CROWDED)) == BEST_TWO
+
+
+def test_of_larger_ones_only_those_that_are_more_likely_than_not() -> None:
+    settled = np.array([False, True, True, False, False] * 3)
+    assert looked_at("hash", 0.99, settled) == [False, False, False, True, False] * 3
+    assert looked_at("hash", 0.99, settled, side=SMALL_SIDE) == [False, False, False, True, True] * 3
 
 
 def test_what_a_cosine_accepts_is_looked_at_and_takes_no_place() -> None:

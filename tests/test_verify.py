@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ import skimage.data
 from PIL import Image, ImageFilter, ImageOps
 
 from dedup.errors import ConfigError, ManifestError
-from dedup.evidence import compare
+from dedup.evidence import Doubts, Evidence, compare
 from dedup.images import thumbnail
 from dedup.local_features import SIDE, picture
 from dedup.looks import BLURRED, Around, Views, judge
@@ -65,6 +67,49 @@ def test_each_image_is_read_once_and_none_for_settled_pairs() -> None:
     assert (
         verify_pairs(table, described(files), read_image, few).probability.tobytes() == verdicts.probability.tobytes()
     )
+
+
+def test_what_thumbnails_said_before_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    files, pairs = some_pairs()
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    wanted = verify_pairs(table, described(files), files.__getitem__, SETTINGS)
+    first = settle_pairs(table, described(files))
+    monkeypatch.setattr("dedup.verify.settle", None)
+    found = verify_pairs(table, described(files), files.__getitem__, SETTINGS, first=first)
+    assert found.probability.tobytes() == wanted.probability.tobytes()
+    assert found.settled.tolist() == wanted.settled.tolist()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_a_plain_copy_needs_no_local_features_outside_of_crowds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"a": png(photograph(name)), "b": TRANSFORMS["recompress"](photograph(name), np.random.default_rng(0)).data}
+    one, other = (Views(np.asarray(Image.open(io.BytesIO(data)))) for data in files.values())
+    crowded = judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr("dedup.evidence.align", None)
+        assert judge(one, other, np.eye(2, 3)) > SETTINGS.accepts_from
+        with pytest.raises(TypeError):  # where everything is alike they are asked
+            judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
+        for another in set(PHOTOGRAPHS) - {name}:
+            with pytest.raises(TypeError):  # and of others, too
+                judge(one, Views(np.asarray(photograph(another))), np.eye(2, 3))
+    assert crowded > SETTINGS.accepts_from
+
+
+def test_doubts_end_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (picture(np.asarray(photograph(name).rotate(angle))) for name, angle in (("coins", 0), ("coins", 2)))
+    whole = compare(one, other)
+    seen: list[Evidence] = []
+
+    def doubt(found: Evidence) -> bool:
+        seen.append(found)
+        return True
+
+    monkeypatch.setattr("dedup.evidence.contested", None)
+    exactly = compare(one, other, doubts=Doubts(exactly=doubt))
+    assert replace(whole, contested=0.0, contested_faint=0.0) == exactly == seen.pop()
+    monkeypatch.setattr("dedup.evidence._ecc", None)
+    assert compare(one, other, doubts=Doubts(roughly=doubt)) == seen.pop()
 
 
 def test_held_pictures_serve_later_calls() -> None:

@@ -30,13 +30,15 @@ def described(files: dict[str, bytes]) -> pa.Table:
     for sample_id, data in files.items():
         decoded = decode(data, 128)
         level = information(torch.from_numpy(grey(decoded.rgb, 32, 32).copy())[None, None])
+        inside = without_borders(decoded.rgb)
         rows.append(
             {
                 "sample_id": sample_id,
+                "bare": inside is decoded.rgb,
                 "width": decoded.width,
                 "height": decoded.height,
                 "information": float(level[0]),
-                "thumbnail": thumbnail(without_borders(decoded.rgb)).tobytes(),
+                "thumbnail": thumbnail(inside).tobytes(),
             }
         )
     return pa.Table.from_pylist(rows)
