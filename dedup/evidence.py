@@ -15,7 +15,7 @@ accuracy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -42,6 +42,17 @@ _NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
 _ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
 
 
+class Laid(NamedTuple):
+    """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
+    tiles of the other are compared by; and whether nearly all tiles agree as they are."""
+
+    ours: Any
+    theirs: Any
+    mask: UInt8Array
+    fixed: _Fixed
+    fits: bool
+
+
 @dataclass(frozen=True)
 class Evidence:
     """How well two pictures agree once one is laid onto the other; higher is closer in every field.
@@ -50,8 +61,7 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_faint`, as `disagreement` says them; and `strokes`, None where these were not
-    asked.
+    closer: `contested` and `contested_faint`, as `disagreement` says them.
     """
 
     inliers: int
@@ -63,15 +73,15 @@ class Evidence:
     covered_other: float
     contested: float = 0.0
     contested_faint: float = 0.0
-    strokes: Strokes | None = None
+    laid: Laid | None = field(default=None, repr=False, compare=False)
 
+    def contradiction(self) -> tuple[float, float]:
+        """`disagreement.contradiction` of the two as they are laid; 0 where hardly a tile agrees."""
+        return contradiction(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else (0.0, 0.0)
 
-class Strokes(NamedTuple):
-    """How strokes differ, as `disagreement.contradiction` and `disagreement.unshared` say it; lower is closer."""
-
-    contradicted: float = 0.0
-    mutual: float = 0.0
-    unshared: float = 0.0
+    def unshared(self) -> float:
+        """`disagreement.unshared`, the same way."""
+        return unshared(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else 0.0
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -92,10 +102,8 @@ class Doubts(NamedTuple):
 NO_DOUBTS = Doubts()
 
 
-def compare(
-    a: Picture, b: Picture, guess: Floats | None = None, strokes: bool = False, doubts: Doubts = NO_DOUBTS
-) -> Evidence:
-    """The evidence of the best alignment found; `strokes` asks whether strokes differ, too.
+def compare(a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts = NO_DOUBTS) -> Evidence:
+    """The evidence of the best alignment found.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few. Where `doubts` stop
@@ -108,64 +116,40 @@ def compare(
     found = [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
     if inliers < ENOUGH_INLIERS:
         found.append(_laid(a, b, _in_pixels(guess, a, b), inliers))
-    if all(doubts.roughly(evidence) for evidence, _ in found):
-        return max(found, key=_weight)[0]
-    best = max((_refined(each) for each in found), key=_weight)
-    if doubts.exactly(best[0]):
-        return best[0]
+    if all(map(doubts.roughly, found)):
+        return max(found, key=_weight)
+    best = max(map(_refined, found), key=_weight)
+    if doubts.exactly(best):
+        return best
     best = _contested(best)
-    if len(alignments) == 1 and best[0].contested_faint > UNCONTESTED:
-        best = _or_mirrored(best, a, b)
-    evidence, laid = best
-    if not strokes:
-        return evidence
-    if laid is None or evidence.correlation < _ALIKE:
-        return replace(evidence, strokes=Strokes())
-    both = laid.ours, laid.theirs, laid.mask
-    return replace(evidence, strokes=Strokes(*contradiction(*both), unshared(*both)))
+    return _or_mirrored(best, a, b) if len(alignments) == 1 and best.contested_faint > UNCONTESTED else best
 
 
 def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS) -> Evidence:
     """`compare` without local features: of one alignment alone, that which `guess` says."""
     found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0))
-    return found[0] if doubts.exactly(found[0]) else _contested(found)[0]
+    return found if doubts.exactly(found) else _contested(found)
 
 
-class _Laid(NamedTuple):
-    """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
-    tiles of the other are compared by; and whether nearly all tiles agree as they are."""
-
-    ours: Any
-    theirs: Any
-    mask: UInt8Array
-    fixed: _Fixed
-    fits: bool
-
-
-_Found = tuple[Evidence, _Laid | None]
-
-
-def _or_mirrored(best: _Found, a: Picture, b: Picture) -> _Found:
+def _or_mirrored(best: Evidence, a: Picture, b: Picture) -> Evidence:
     """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
     inliers, affine = align(a, b, mirror=True)
     if affine is None or inliers < _FEWEST_INLIERS:
         return best
     mirrored = _contested(_refined(_laid(a, b, affine, inliers)))
-    less_contested = mirrored[0].contested_faint < best[0].contested_faint
+    less_contested = mirrored.contested_faint < best.contested_faint
     return mirrored if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best) else best
 
 
-def _contested(found: _Found) -> _Found:
-    evidence, laid = found
-    if laid is None or evidence.correlation < _ALIKE:
+def _contested(found: Evidence) -> Evidence:
+    if found.laid is None or found.correlation < _ALIKE:
         return found
-    whole, faint = contested(laid.ours, laid.theirs, laid.mask)
-    return replace(evidence, contested=whole, contested_faint=faint), laid
+    whole, faint = contested(*found.laid[:3])
+    return replace(found, contested=whole, contested_faint=faint)
 
 
-def _weight(found: _Found) -> float:
-    evidence, _ = found
-    return evidence.correlation * min(1.0, evidence.tiles / 16) * evidence.covered
+def _weight(found: Evidence) -> float:
+    return found.correlation * min(1.0, found.tiles / 16) * found.covered
 
 
 def _in_pixels(guess: Floats | None, a: Picture, b: Picture) -> Floats:
@@ -175,24 +159,24 @@ def _in_pixels(guess: Floats | None, a: Picture, b: Picture) -> Floats:
     return np.asarray(pixels, np.float64)
 
 
-def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
+def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
     """What the pixels say of an alignment (a to b, in pixels) as it is."""
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
-        return NO_EVIDENCE, None
+        return NO_EVIDENCE
     if scale > 1:  # the finer picture is reduced to the coarser one, never the reverse
         a, b, affine, scale = b, a, cv2.invertAffineTransform(affine), 1 / scale
     height, width = b.grey.shape
     mask = cv2.warpAffine(np.ones_like(a.grey), affine, (width, height), flags=cv2.INTER_NEAREST)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if mask.sum() < 400 or len(rows) < 16 or len(columns) < 16:
-        return NO_EVIDENCE, None
+        return NO_EVIDENCE
     top, left = rows[0], columns[0]
     inside = (slice(top, rows[-1] + 1), slice(left, columns[-1] + 1))
     overlap, mask = int(mask.sum()), mask[inside]
     shares = sorted((min(1.0, overlap / b.grey.size), min(1.0, overlap / (a.grey.size * scale**2))))
     if shares[1] < _MIN_COVERED:
-        return NO_EVIDENCE, None
+        return NO_EVIDENCE
     source = a.grey.astype(np.float32)
     if scale < 0.75:
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
@@ -200,7 +184,7 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
     ours, theirs = _warp(source, affine, mask), b.grey[inside].astype(np.float32)
     fixed = _fixed(theirs, mask)
     tiles = _tiles(ours, fixed)
-    evidence = Evidence(
+    return Evidence(
         inliers=inliers,
         agreeing=tiles.agreeing,
         correlation=tiles.correlation,
@@ -208,13 +192,13 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> _Found:
         tiles=tiles.textured,
         covered=shares[1],
         covered_other=shares[0],
+        laid=Laid(ours, theirs, mask, fixed, tiles.fits),
     )
-    return evidence, _Laid(ours, theirs, mask, fixed, tiles.fits)
 
 
-def _refined(found: _Found) -> _Found:
+def _refined(found: Evidence) -> Evidence:
     """The same once the alignment is moved to where the pixels agree most, if that is nearby."""
-    evidence, laid = found
+    laid = found.laid
     if laid is None or laid.fits:
         return found
     better = _ecc(laid.ours, laid.theirs, laid.mask)
@@ -228,12 +212,16 @@ def _refined(found: _Found) -> _Found:
         borderMode=cv2.BORDER_REPLICATE,
     )
     tiles = _tiles(moved, laid.fixed)
-    if tiles.pixels <= evidence.pixels:
+    if tiles.pixels <= found.pixels:
         return found
-    evidence = replace(
-        evidence, agreeing=tiles.agreeing, correlation=tiles.correlation, pixels=tiles.pixels, tiles=tiles.textured
+    return replace(
+        found,
+        agreeing=tiles.agreeing,
+        correlation=tiles.correlation,
+        pixels=tiles.pixels,
+        tiles=tiles.textured,
+        laid=laid._replace(ours=moved),
     )
-    return evidence, laid._replace(ours=moved)
 
 
 def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:

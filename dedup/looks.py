@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
 from dedup.drawings import STRONG, is_drawn, strength
-from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, Strokes, compare, compare_as_laid
+from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
 from dedup.geometry import softened
 from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
@@ -189,12 +189,12 @@ def _odds(probability: float) -> float:
 
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
-    probability, evidence = _by_pixels(a, b, guess, around)
+    probability, evidence, full = _by_pixels(a, b, guess, around)
     if probability <= UNLIKELY:
         return probability
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
-    if contested or _contradict(a, b, guess, shared, evidence.strokes):
+    if contested or _contradict(a, b, guess, shared, evidence if full else None):
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
@@ -222,57 +222,48 @@ def contradict(a: Views, b: Views, guess: Floats) -> bool:
     return not (a.small or b.small) and _contradict(a, b, guess, ALONE)
 
 
-def _contradict(a: Views, b: Views, guess: Floats, around: Around, strokes: Strokes | None = None) -> bool:
+def _contradict(a: Views, b: Views, guess: Floats, around: Around, at_side: Evidence | None = None) -> bool:
     """Also, where it is so alike around one of the two, whether strokes contradict each other, neither being what was
-    put over one of them: the more alike it is around both, the less of it. `strokes` are those at SIDE, if they are
-    known."""
-    if not _strokes_count(a, b, around):
+    put over one of them: the more alike it is around both, the less of it. `at_side` is what `compare` finds at
+    SIDE, if it was asked."""
+    both, uniform = a.drawn and b.drawn, around.most > UNIFORM
+    drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
+    if not drawn and not uniform:
         return False
-    if strokes is None:
-        strokes = compare(a.at(SIDE), b.at(SIDE), guess, strokes=True).strokes or Strokes()
-    if around.most > UNIFORM:
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess) if at_side is None else at_side
+    contradicted, mutual = evidence.contradiction()
+    if uniform:
         allowed = CONTRADICTED * (1 - max(around.crowding, UNIFORM)) / (1 - UNIFORM)
-        mutual = MUTUAL if around.crowding > UNIFORM else MUTUAL_AT_THE_EDGE
-        if strokes.contradicted > allowed and strokes.mutual > mutual:
+        if contradicted > allowed and mutual > (MUTUAL if around.crowding > UNIFORM else MUTUAL_AT_THE_EDGE):
             return True
-    if not _drawn(a, b):
+    if not drawn:
         return False
-    both = a.drawn and b.drawn
     strong = both and min(a.strength, b.strength) >= STRONG
     allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
-    return strokes.contradicted > allowed or (strong and strokes.unshared > UNSHARED)
+    return contradicted > allowed or (strong and evidence.unshared() > UNSHARED)
 
 
-def _strokes_count(a: Views, b: Views, around: Around) -> bool:
-    return around.most > UNIFORM or _drawn(a, b)
-
-
-def _drawn(a: Views, b: Views) -> bool:
-    return (a.drawn and b.drawn) or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
-
-
-def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float, Evidence]:
-    """The probability and the evidence that it comes of."""
+def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float, Evidence, bool]:
+    """The probability, the evidence that it comes of, and whether that is of both pictures as they are at SIDE."""
     crowding, crowded = around.crowding, around.crowding > CROWD
     sides = (SIDE,) if a.fine or b.fine else (GLANCE_SIDE, SIDE)
     if around.most <= CROWD and GLANCE_SIDE in sides:
         evidence = _as_laid(a, b, guess)
         if evidence is not None:
-            return _probability(evidence, crowding), evidence
+            return _probability(evidence, crowding), evidence, False
     no_below, yes_from = UNSURE_IN_A_CROWD if crowded else UNSURE
     probability, evidence = 0.0, NO_EVIDENCE
     for side in sides:
         glance = side < SIDE
         roughly = HOPELESS_IN_A_CROWD if glance and crowded else 0.0
         doubts = Doubts(_below(roughly, crowding), _below(no_below if glance else UNLIKELY, crowding))
-        strokes = not glance and _strokes_count(a, b, around)
-        evidence = compare(a.at(side), b.at(side), guess, strokes, doubts)
+        evidence = compare(a.at(side), b.at(side), guess, doubts)
         probability = _probability(evidence, crowding)
         if probability < no_below:
-            return min(probability, UNLIKELY) if glance else probability, evidence
+            return min(probability, UNLIKELY) if glance else probability, evidence, not glance
         contested = crowded and is_contested(evidence.contested, evidence.contested_faint, SURER)
         if probability >= yes_from or contested:
-            return probability, evidence
+            return probability, evidence, not glance
     if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
         first, second = (
             views.softened(other.lost) if views.lost > other.lost else views.at(SIDE)
@@ -281,8 +272,8 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
         softened = compare(first, second, guess)
         once_more = _probability(softened, crowding)
         if once_more > probability:
-            return once_more, softened
-    return probability, evidence
+            return once_more, softened, False
+    return probability, evidence, True
 
 
 def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
