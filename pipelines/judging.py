@@ -258,7 +258,8 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     guess = np.frombuffer(b"".join(pairs["guess"].to_pylist()), np.float64).reshape(-1, 2, 3)
     first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess)
     verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held, first)
-    return _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
+    _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
+    return len(pairs)
 
 
 @functools.lru_cache(maxsize=1)
@@ -274,11 +275,10 @@ def _let_go() -> None:
 
 def _conclude(
     parts: _Parts, name: str, pairs: pa.Table, cosine: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]
-) -> int:
+) -> None:
     verified, judged = by_probability(pairs, cosine, probability, parts.search, parts.verify)
     parts.folder.write_table(f"{_JUDGED}/{name}", judged)
     parts.folder.write_table(f"pairs/{name}", verified)
-    return int(pc.sum(verified["accepted"]).as_py())
 
 
 def _samples_of(pairs: pa.Table) -> pa.Table:
