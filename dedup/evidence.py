@@ -9,7 +9,7 @@ band-passed, so that light, contrast and colour drop out, and correlated in 8x8 
 copy agrees in nearly all tiles that hold texture; pictures that share a logo, a frame or an outline in a few.
 
 The map is found by local features (`local_features`); ECC (Evangelidis and Psarakis 2008) then moves it to subpixel
-accuracy.
+accuracy, if asked by a homography.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _TILE_FITS = 0.9  # ... above which that share of the tiles leaves nothing to ga
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
 _NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
+_NEARBY = {False: 0.08, True: 0.15}  # of the side: so far at most ECC moves a corner, seen from in front or not
 _ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
 
 
@@ -102,8 +103,10 @@ class Doubts(NamedTuple):
 NO_DOUBTS = Doubts()
 
 
-def compare(a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts = NO_DOUBTS) -> Evidence:
-    """The evidence of the best alignment found.
+def compare(
+    a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts = NO_DOUBTS, perspective: bool = False
+) -> Evidence:
+    """The evidence of the best alignment found; with `perspective` also of what is seen from the side.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few. Where `doubts` stop
@@ -118,25 +121,29 @@ def compare(a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts 
         found.append(_laid(a, b, _in_pixels(guess, a, b), inliers))
     if all(map(doubts.roughly, found)):
         return max(found, key=_weight)
-    best = max(map(_refined, found), key=_weight)
+    best = max((_refined(each, perspective) for each in found), key=_weight)
     if doubts.exactly(best):
         return best
     best = _contested(best)
-    return _or_mirrored(best, a, b) if len(alignments) == 1 and best.contested_faint > UNCONTESTED else best
+    if len(alignments) == 1 and best.contested_faint > UNCONTESTED:
+        best = _or_mirrored(best, a, b, perspective)
+    return best
 
 
-def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS) -> Evidence:
+def compare_as_laid(
+    a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS, perspective: bool = False
+) -> Evidence:
     """`compare` without local features: of one alignment alone, that which `guess` says."""
-    found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0))
+    found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0), perspective)
     return found if doubts.exactly(found) else _contested(found)
 
 
-def _or_mirrored(best: Evidence, a: Picture, b: Picture) -> Evidence:
+def _or_mirrored(best: Evidence, a: Picture, b: Picture, perspective: bool) -> Evidence:
     """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
     inliers, affine = align(a, b, mirror=True)
     if affine is None or inliers < _FEWEST_INLIERS:
         return best
-    mirrored = _contested(_refined(_laid(a, b, affine, inliers)))
+    mirrored = _contested(_refined(_laid(a, b, affine, inliers), perspective))
     less_contested = mirrored.contested_faint < best.contested_faint
     return mirrored if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best) else best
 
@@ -196,15 +203,15 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
     )
 
 
-def _refined(found: Evidence) -> Evidence:
+def _refined(found: Evidence, perspective: bool) -> Evidence:
     """The same once the alignment is moved to where the pixels agree most, if that is nearby."""
     laid = found.laid
     if laid is None or laid.fits:
         return found
-    better = _ecc(laid.ours, laid.theirs, laid.mask)
+    better = _ecc(laid.ours, laid.theirs, laid.mask, perspective)
     if better is None:
         return found
-    moved = cv2.warpAffine(
+    moved = cv2.warpPerspective(
         laid.ours,
         better,
         laid.mask.shape[::-1],
@@ -290,21 +297,23 @@ def _tiles(ours: Any, fixed: _Fixed) -> _Tiles:
     return _Tiles(float((each > _TILE_AGREES).mean()), float(each.mean()), len(each), pixels, fits)
 
 
-def _ecc(ours: Any, theirs: Any, mask: UInt8Array) -> Floats | None:
-    """The map that moves `ours` onto `theirs` exactly, found at half the size; None where there is none nearby."""
+def _ecc(ours: Any, theirs: Any, mask: UInt8Array, perspective: bool) -> Floats | None:
+    """The map (3, 3) that moves `ours` onto `theirs` exactly, found at half the size; None where there is none
+    nearby."""
     half = (max(8, mask.shape[1] // 2), max(8, mask.shape[0] // 2))
     moving, fixed = (band_pass(cv2.resize(grey, half, interpolation=cv2.INTER_AREA), _BAND) for grey in (ours, theirs))
     valid = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 1e-3)
+    motion, rows = (cv2.MOTION_HOMOGRAPHY, 3) if perspective else (cv2.MOTION_AFFINE, 2)
+    better = np.eye(3)
     try:
-        _, found = cv2.findTransformECC(
-            fixed, moving, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, stop, valid, 1
+        _, better[:rows] = cv2.findTransformECC(
+            fixed, moving, np.eye(rows, 3, dtype=np.float32), motion, stop, valid, 1
         )
     except cv2.error:  # it does not converge where nothing agrees
         return None
-    better = np.asarray(found, np.float64)
-    scale = np.array([mask.shape[1] / half[0], mask.shape[0] / half[1]])
-    better = np.c_[np.diag(scale) @ better[:, :2] @ np.diag(1 / scale), scale * better[:, 2]]
+    scale = np.array([mask.shape[1] / half[0], mask.shape[0] / half[1], 1.0])
+    better = np.diag(scale) @ better @ np.diag(1 / scale)
     corners = np.array([[0, 0], [mask.shape[1], 0], [0, mask.shape[0]], [mask.shape[1], mask.shape[0]]], np.float64)
-    moved = np.abs(corners @ better[:, :2].T + better[:, 2] - corners).max()
-    return better if moved < 0.08 * max(mask.shape) + 2 else None
+    moved = np.abs(cv2.perspectiveTransform(corners[None], better)[0] - corners).max()
+    return better if moved < _NEARBY[perspective] * max(mask.shape) + 2 else None

@@ -230,7 +230,7 @@ def _contradict(a: Views, b: Views, guess: Floats, around: Around, at_side: Evid
     drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
     if not drawn and not uniform:
         return False
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess) if at_side is None else at_side
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, perspective=_alone(around)) if at_side is None else at_side
     contradicted, mutual = evidence.contradiction()
     if uniform:
         allowed = CONTRADICTED * (1 - max(around.crowding, UNIFORM)) / (1 - UNIFORM)
@@ -247,7 +247,8 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
     """The probability, the evidence that it comes of, and whether that is of both pictures as they are at SIDE."""
     crowding, crowded = around.crowding, around.crowding > CROWD
     sides = (SIDE,) if a.fine or b.fine else (GLANCE_SIDE, SIDE)
-    if around.most <= CROWD and GLANCE_SIDE in sides:
+    alone = _alone(around)
+    if alone and GLANCE_SIDE in sides:
         evidence = _as_laid(a, b, guess)
         if evidence is not None:
             return _probability(evidence, crowding), evidence, False
@@ -257,7 +258,7 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
         glance = side < SIDE
         roughly = HOPELESS_IN_A_CROWD if glance and crowded else 0.0
         doubts = Doubts(_below(roughly, crowding), _below(no_below if glance else UNLIKELY, crowding))
-        evidence = compare(a.at(side), b.at(side), guess, doubts)
+        evidence = compare(a.at(side), b.at(side), guess, doubts, perspective=alone)
         probability = _probability(evidence, crowding)
         if probability < no_below:
             return min(probability, UNLIKELY) if glance else probability, evidence, not glance
@@ -269,11 +270,17 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
             views.softened(other.lost) if views.lost > other.lost else views.at(SIDE)
             for views, other in ((a, b), (b, a))
         )
-        softened = compare(first, second, guess)
+        softened = compare(first, second, guess, perspective=alone)
         once_more = _probability(softened, crowding)
         if once_more > probability:
             return once_more, softened, False
     return probability, evidence, True
+
+
+def _alone(around: Around) -> bool:
+    """Whether it is no crowd around either of the two. There two pictures that are one seen from the side are one; of
+    what is alike anyway they are two moments of a thing that turns."""
+    return around.most <= CROWD
 
 
 def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
@@ -283,7 +290,9 @@ def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
         counted = replace(found, inliers=ENOUGH_INLIERS)
         return found.tiles < FEW_TILES or found.covered_other < WHOLE or _probability(counted, 0.0) < PLAINLY_SAME
 
-    evidence = compare_as_laid(a.at(GLANCE_SIDE), b.at(GLANCE_SIDE), guess, Doubts(exactly=too_little))
+    evidence = compare_as_laid(
+        a.at(GLANCE_SIDE), b.at(GLANCE_SIDE), guess, Doubts(exactly=too_little), perspective=True
+    )
     if too_little(evidence) or max(evidence.contested, evidence.contested_faint) > HARDLY_CONTESTED:
         return None
     return replace(evidence, inliers=ENOUGH_INLIERS)

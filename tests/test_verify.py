@@ -158,6 +158,32 @@ def test_a_blurred_copy_is_compared_with_the_picture_blurred_alike() -> None:
     assert judge(one, different, np.eye(2, 3)) < 0.1
 
 
+def from_the_side(name: str) -> Image.Image:
+    """As if its right edge were further away, by a tenth of the height above and below."""
+    pixels = np.asarray(photograph(name))
+    height, width = pixels.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    seen = np.array([[0, 0.0], [width, 0.1 * height], [width, 0.9 * height], [0, height]], np.float32)
+    return Image.fromarray(cv2.warpPerspective(pixels, cv2.getPerspectiveTransform(seen, corners), (width, height)))
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_copy_seen_from_the_side_is_one_outside_of_crowds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Views(np.asarray(photograph(name))), Views(np.asarray(from_the_side(name)))
+    flat, deep = (compare(one.at(SIDE), other.at(SIDE), perspective=perspective) for perspective in (False, True))
+    assert deep.correlation > max(flat.correlation + 0.1, 0.9)
+    assert judge(one, other, np.eye(2, 3)) >= SETTINGS.accepts_from
+    asked: list[bool] = []
+
+    def note(*arguments: object) -> None:
+        asked.append(bool(arguments[-1]))
+
+    monkeypatch.setattr("dedup.evidence._ecc", note)
+    judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
+    assert asked
+    assert not any(asked)
+
+
 def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
     copy = TRANSFORMS["watermark"](photograph("astronaut"), np.random.default_rng(0)).data
     files = {"a": png(photograph("astronaut")), "b": copy}
