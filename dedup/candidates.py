@@ -74,12 +74,12 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 16_000
-VERSION = 5  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 6  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
 # Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
-_EQUAL_HASHES_SEARCHED = 256
+EQUAL_HASHES_SEARCHED = 256
 _EQUAL_HASHES_LINKED = 16
 
 Embedded = tuple[pa.Array, npt.NDArray[np.float16]]  # sample_id (N,) and embedding (N, D)
@@ -98,7 +98,7 @@ def in_order(table: pa.Table) -> pa.Table:
 def exact_rows(descriptors: pa.Table, shard: int) -> pa.Table:
     """Rows of EXACT_ROW of the decoded samples; `descriptors` has sample_id, sha256 and error."""
     rows = decoded(descriptors)
-    digests = _matrix(rows["sha256"], 32)
+    digests = matrix(rows["sha256"], 32)
     bucket = np.ascontiguousarray(digests[:, :8]).view(np.int64)[:, 0]
     number = np.full(len(rows), shard, np.int32)
     return pa.table([bucket, rows["sha256"].cast(pa.binary()), rows["sample_id"], number], schema=EXACT_ROW)
@@ -110,12 +110,12 @@ def exact_pairs(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     A pair leads from each copy to its representative, the first by sample_id.
     """
     rows = rows.take(pc.sort_indices(rows, sort_keys=[("sha256", "ascending"), ("sample_id", "ascending")]))
-    digests = _matrix(rows["sha256"], 32)
+    digests = matrix(rows["sha256"], 32)
     first = np.ones(len(rows), bool)
     first[1:] = (digests[1:] != digests[:-1]).any(axis=1)
     representative = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
     copies = np.flatnonzero(~first)
-    pairs = _pairs(rows, representative[copies], copies, "exact", np.ones(len(copies)))
+    pairs = pairs_of(rows, representative[copies], copies, "exact", np.ones(len(copies)))
     return pairs, rows.select(COPY_ROW.names).take(pa.array(copies))
 
 
@@ -139,7 +139,7 @@ def band_rows(representatives: pa.Table, shard: int, settings: SearchSettings, a
     hash that is searched."""
     name = settings.hash
     rows = representatives.filter(pc.greater_equal(representatives["information"], MIN_INFORMATION)).combine_chunks()
-    codes = _matrix(rows[name], representatives.schema.field(name).type.byte_width)
+    codes = matrix(rows[name], representatives.schema.field(name).type.byte_width)
     values = hamming.band_values(codes, settings.search_bits, agreeing)
     bands = values.shape[1]
     row = np.repeat(np.arange(len(rows)), bands)
@@ -161,16 +161,16 @@ def hash_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.Ta
         return CANDIDATE_SCHEMA.empty_table()
     rows = rows.take(pc.sort_indices(rows["sample_id"]))
     width = len(rows["code"][0].as_py())
-    codes = _matrix(rows["code"], width)
+    codes = matrix(rows["code"], width)
     value = rows["value"].to_numpy().view(np.uint64)
     band = rows["band"].to_numpy()
-    searched, i, j = hamming.thin_equal(band, codes, _EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
+    searched, i, j = hamming.thin_equal(band, codes, EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
     places = np.flatnonzero(searched)
     found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], settings.search_bits, agreeing)
     found = hamming.limit_candidates(found, settings.max_bits, settings.candidates_per_image)
     score = np.concatenate([1 - found.distance / (8 * width), np.ones(len(i))])
     i, j = np.concatenate([places[found.i], i]), np.concatenate([places[found.j], j])
-    return _pairs(rows, i, j, "hash", score)
+    return pairs_of(rows, i, j, "hash", score)
 
 
 # ---------------------------------------------------------------- by embedding
@@ -211,7 +211,7 @@ def cell_rows(
     """Rows of CELL_ROW: each embedding in its `assignments` nearest cells, primary in the first; `representatives` has
     sample_id, embedding, thumbnail, width and height."""
     side = THUMBNAIL_SIDE
-    thumbnails = _matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
+    thumbnails = matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
     greys = luma(thumbnails).reshape(-1, side * side)
     rows, row = _by_cell(centroids, representatives, shard, settings)
     rows["small"] = pc.less_equal(_side(representatives), SMALL_SIDE).cast(pa.int8()).take(row)
@@ -244,7 +244,7 @@ def _cells(rows: pa.Table) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16], 
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
     for start, stop in zip(starts, np.append(starts, len(cells))[1:], strict=True):
         cell = rows.slice(start, stop - start)
-        x = _matrix(cell["embedding"], len(cell["embedding"][0].as_py())).view(np.float16)
+        x = matrix(cell["embedding"], len(cell["embedding"][0].as_py())).view(np.float16)
         yield cell, x, cell["primary"].to_numpy() == 1
 
 
@@ -257,10 +257,10 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
     crowded it is around each sample (rows of CROWDING_SCHEMA; samples around which it is not are absent)."""
     found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
     for cell, x, primary in _cells(rows):
-        greys = _matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+        greys = matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
         pairs, crowds = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
-        found.append(_pairs(cell, pairs.i, pairs.j, "embedding", pairs.score))
+        found.append(pairs_of(cell, pairs.i, pairs.j, "embedding", pairs.score))
         for name in ("crowding", "alike"):
             cell = cell.append_column(name, pa.array(getattr(crowds, name)))
         crowded.append(cell.select(CROWDING_SCHEMA.names).filter(pa.array(primary & (crowds.crowding > 0))))
@@ -319,14 +319,14 @@ def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
         i, j = voted_pairs(cell["features"].to_pylist(), 2 * settings.candidates_per_image, settings.seed)
         wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
         i, j = i[wanted], j[wanted]
-        found.append(_pairs(cell, i, j, "local", neighbors.cosine(x, i, j)))
+        found.append(pairs_of(cell, i, j, "local", neighbors.cosine(x, i, j)))
     return pa.concat_tables(found)
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _pairs(
+def pairs_of(
     rows: pa.Table,
     i: npt.NDArray[np.int64],
     j: npt.NDArray[np.int64],
@@ -347,6 +347,6 @@ def _pairs(
     return pa.table(columns, schema=CANDIDATE_SCHEMA)
 
 
-def _matrix(values: pa.ChunkedArray, width: int) -> npt.NDArray[np.uint8]:
+def matrix(values: pa.ChunkedArray, width: int) -> npt.NDArray[np.uint8]:
     """A binary column without nulls, each value `width` bytes, as (N, width)."""
     return np.frombuffer(b"".join(values.to_pylist()), np.uint8).reshape(-1, width)

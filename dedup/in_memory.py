@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup import candidates, hamming, judgement, neighbors
+from dedup import candidates, hamming, judgement, neighbors, turned
 from dedup.decisions import DEFAULT_DECISION, DecideSettings, columns_to_decide, decide_rows, samples_to_decide
 from dedup.errors import ConfigError, ManifestError
 from dedup.images import MAX_PIXELS
@@ -69,7 +69,7 @@ def find_pairs(
         found = pa.concat_tables([hashes, embedded])
         if verify.looks:
             local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
-            found = pa.concat_tables([found, local])
+            found = pa.concat_tables([found, local, _turned(rest, total, search)])
         if len(found) and verify.looks:
             samples = _samples(rest, crowding)
             pairs += _Verification(shards, samples, search, verify, max_pixels).all(found)
@@ -140,6 +140,12 @@ def _by_hash(rest: Sequence[pa.Table], total: int, search: SearchSettings) -> pa
     agreeing = hamming.bands_agreeing(total, search.search_bits, bits)
     rows = [candidates.band_rows(table, number, search, agreeing) for number, table in enumerate(rest)]
     return candidates.hash_pairs(candidates.in_order(pa.concat_tables(rows)), search, agreeing)
+
+
+def _turned(rest: Sequence[pa.Table], total: int, search: SearchSettings) -> pa.Table:
+    agreeing = turned.bands_agreeing(total)
+    rows = [turned.turned_rows(table, number, agreeing) for number, table in enumerate(rest)]
+    return turned.turned_pairs(candidates.in_order(pa.concat_tables(rows)), search, agreeing)
 
 
 def _by_embedding(

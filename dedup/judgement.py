@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 
 ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
 # A pair is proposed by the first of these that found it.
-_PROPOSERS = pa.array(["suggested", "local", "embedding", "hash"])
+_PROPOSERS = pa.array(["suggested", "local", "embedding", "turned", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
 # By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
 # potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group.
@@ -70,7 +70,8 @@ def by_scores(candidates: pa.Table, settings: SearchSettings, verify: VerifySett
 
 def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it; as `method` what says
-    most for it: that accepted pairs suggest it, that local features do, embeddings, or hashes alone."""
+    most for it: that accepted pairs suggest it, that local features do, embeddings, hashes of turned pictures, or
+    hashes alone."""
     rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
     order = [(name, "ascending") for name in ("a", "b", "rank")]
     rows = candidates.append_column("rank", rank).sort_by(order).drop_columns("rank")
@@ -125,7 +126,7 @@ def worth_a_look(
     method = pairs["method"].to_numpy(zero_copy_only=False)
     larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
     small = _of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE
-    by_little = (method == "hash") | ((method == "embedding") & ~small)
+    by_little = (method == "hash") | (np.isin(method, ["embedding", "turned"]) & ~small)
     by_little &= _of_both(pairs, samples, samples["crowding"].to_numpy())[0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
     limited = np.flatnonzero(look & by_little)

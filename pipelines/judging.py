@@ -44,6 +44,7 @@ from pipelines.shuffle import partitions_for, share_out, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
+_LOOKED_AT = ("hash", "turned", "embedding", "local")  # what proposed the candidates that are no identical files
 _ROW_BYTES = 8_000  # a pair's, with what is known of both samples
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 _FEW_PAIRS, _FEWEST_PARTITIONS = 64, 8  # small sets, too, are shared out among some cores
@@ -120,16 +121,12 @@ def judge(run: Run, client: Client) -> None:
     )  # fmt: skip
     candidates = run.folder.names("candidates")
     exact = [name for name in candidates if name.startswith("candidates/exact-")]
-    near = [
-        name
-        for name in candidates
-        if name.startswith(tuple(f"candidates/{kind}-" for kind in ("hash", "embedding", "local")))
-    ]
+    near = [name for name in candidates if name.startswith(tuple(f"candidates/{kind}-" for kind in _LOOKED_AT))]
     client.gather(client.map(functools.partial(_accept_exact, parts), exact, pure=False))
     if settings.verify.accepts_from > 1 and settings.search.min_cosine is None:
         near = []  # only identical files are accepted, so there is nothing to look at
     found = run.document["steps"]["search"]["candidates"]
-    count = found["hash"] + found.get("embedding", 0) + found.get("local", 0)
+    count = sum(found.get(kind, 0) for kind in _LOOKED_AT)
     added = 0
     if near and settings.verify.looks:
         _verify_all(parts, client, near, count)

@@ -1,7 +1,7 @@
 """Find pairs over the whole set: byte-identical ones, then near ones by hash and by embedding.
 
     descriptors ──by sha256──▶ exact pairs ──by shard──▶ list of copies         (copies take no further part)
-                ──by hash band──▶ hash pairs
+                ──by hash band──▶ hash pairs, pairs of turned pictures
                 ──by cell──▶ embedding pairs ──against an exact search for a sample──▶ recall
                 ──crowded ones by cell──▶ pairs that share local features
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from dedup import candidates, hamming, neighbors
+from dedup import candidates, hamming, neighbors, turned
 from dedup.candidates import (
     BAND_ROW,
     CELL_ROW,
@@ -66,6 +66,8 @@ def search(run: Run, client: Client) -> None:
     seconds: dict[str, float] = {}
     found: dict[str, int] = {}
     searches = {"exact": find_exact, "hash": find_by_hash}
+    if run.settings.verify.looks:
+        searches["turned"] = find_turned
     if run.document["embedder"]["dim"]:
         searches["embedding"] = find_by_embedding
         if run.settings.verify.looks:
@@ -167,6 +169,27 @@ def _band_rows(parts: _Parts, agreeing: int, shard: int) -> pa.Table:
 
 def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) -> int:
     return parts.write("hash", partition, candidates.hash_pairs(rows, parts.settings, agreeing))
+
+
+# ---------------------------------------------------------------- turned
+
+
+def find_turned(parts: _Parts, client: Client, samples: int) -> int:
+    """Pairs of informative pictures of which one is turned, as `turned.turned_pairs` says."""
+    agreeing = turned.bands_agreeing(samples)
+    source = functools.partial(_turned_rows, parts, agreeing)
+    use = functools.partial(_turned_pairs, parts, agreeing)
+    rows = len(turned.QUARTERS) * samples * math.comb(turned.MAX_BITS + agreeing, agreeing)
+    shards, partitions = range(len(parts.shards)), partitions_for(rows, 100)
+    return shuffle(client, "search: turned", source, shards, turned.TURNED_ROW, "value", partitions, use)
+
+
+def _turned_rows(parts: _Parts, agreeing: int, shard: int) -> pa.Table:
+    return turned.turned_rows(parts.representatives(shard, ["thumbnail", "information"]), shard, agreeing)
+
+
+def _turned_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) -> int:
+    return parts.write("turned", partition, turned.turned_pairs(rows, parts.settings, agreeing))
 
 
 # ---------------------------------------------------------------- by embedding

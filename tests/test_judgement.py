@@ -51,7 +51,7 @@ def looked_at(
     return [bool(look) for look in found]
 
 
-@pytest.mark.parametrize("method", ["hash", "embedding"])
+@pytest.mark.parametrize("method", ["hash", "embedding", "turned"])
 def test_of_pairs_in_a_crowd_without_local_features_the_likeliest_are_looked_at(method: str) -> None:
     assert looked_at(method, float(CROWDED)) == BEST_TWO
 
