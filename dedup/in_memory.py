@@ -45,17 +45,24 @@ def find_pairs(
     """Every pair that is worth a look, each once, with the evidence that decided it (schema `records.PAIR_SCHEMA`).
 
     `descriptors` holds the table of `describe_shard` for each of `shards`, in their order; without a column `embedding`
-    only hashes propose. A pair has a < b; `score` is higher for closer pairs: 1 for identical bytes, the cosine for
-    `embedding`, 1 - distance/bits for `hash`, and the probability (0..1) that both are one picture for `verified`.
-    Byte-identical copies have one pair, with the first of them by sample_id, whose other pairs hold for each copy.
+    only hashes propose, those of turned thumbnails among them. A pair has a < b; `score` is higher for closer pairs: 1
+    for identical bytes, the cosine for `embedding`, 1 - distance/bits for `hash`, and the probability (0..1) that both
+    are one picture for `verified`. Byte-identical copies have one pair, with the first of them by sample_id, whose
+    other pairs hold for each copy.
 
     Images are read again from the shards where thumbnails do not settle a pair; those of more than `max_pixels` are not
     decoded. Raises ConfigError where the hash that `search` names is not in the descriptors, ShardError where a shard
-    cannot be read, ManifestError where there is not one table of descriptors per shard.
+    cannot be read, ManifestError where there is not one table of descriptors per shard, or one of another version.
     """
     _check(shards, descriptors)
     if not shards:
         return PAIR_SCHEMA.empty_table()
+    for shard, table in zip(shards, descriptors, strict=True):
+        missing = set(_VERIFIED_COLUMNS) - set(table.column_names)
+        if missing:
+            raise ManifestError(
+                f"{shard.shard_id}: its descriptors lack {', '.join(sorted(missing))}; describe it with this version"
+            )
     if search.hash not in descriptors[0].column_names:
         raise ConfigError(f"hash={search.hash} is searched, but not in the descriptors; add it to hashes")
     identical, copies = candidates.exact_pairs(

@@ -3,6 +3,7 @@
     Views, Views ──judge──▶ a first look at 128 pixels ─┬─ sure enough ─────────────────────────▶ probability
                                                         └─ a second one at 256, at equal sharpness ─▶ probability
 
+Outside of crowds the first look begins without local features, and plain copies need no more.
 The evidence (`evidence`, or `small_evidence` for small pictures, and in uniform sets both for these) becomes the
 features of a logistic model, whose coefficients lie in `verification_model`.
 """
@@ -33,13 +34,13 @@ UInt8Array = npt.NDArray[np.uint8]
 # 1,927 pairs of photographs, drawn sets and potatoes; below, it lost one of 2,346 copies of photographs that the second
 # look accepts, and leaves 3 % of their other pairs to it.
 UNSURE = (0.01, 0.98)
-# Where everything looks alike, and most pairs are none, the first look says no up to here: in three uniform sets it
-# lost one of 1,979 copies that the second accepts, and leaves 15 % of the 5,447 others to it. What tells look-alikes
-# apart may be too fine for it to say yes.
-UNSURE_IN_A_CROWD = (0.4, 1.0)
-# ... and from here on before alignments are moved to subpixel accuracy: so end 3,300 of 7,400 first looks there, and 3
-# of the 2,000 pairs of copies that are accepted.
-HOPELESS_IN_A_CROWD = 0.05
+# Where everything looks alike, and most pairs are none, the first look says no up to here, as far as no operating point
+# accepts: in three uniform sets it lost one of 640 copies that the second accepts, and leaves 13 % of the 8,044 other
+# pairs to it. What tells look-alikes apart may be too fine for it to say yes.
+UNSURE_IN_A_CROWD = (0.2, 1.0)
+# ... and up to here before alignments are moved to subpixel accuracy: so end 2,980 of 8,435 first looks there, and one
+# of 1,980 pairs of copies that are accepted; at 0.05 it would be 4,014, and 3.
+HOPELESS_IN_A_CROWD = 0.02
 # Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment
 # that is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
 SURER = 0.05
@@ -194,7 +195,7 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
         return probability
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
-    if contested or _contradict(a, b, guess, shared, evidence if full else None):
+    if contested or _contradict(a, b, guess, shared, evidence if full else None, _alone(around)):
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
@@ -222,7 +223,9 @@ def contradict(a: Views, b: Views, guess: Floats) -> bool:
     return not (a.small or b.small) and _contradict(a, b, guess, ALONE)
 
 
-def _contradict(a: Views, b: Views, guess: Floats, around: Around, at_side: Evidence | None = None) -> bool:
+def _contradict(
+    a: Views, b: Views, guess: Floats, around: Around, at_side: Evidence | None = None, perspective: bool = False
+) -> bool:
     """Also, where it is so alike around one of the two, whether strokes contradict each other, neither being what was
     put over one of them: the more alike it is around both, the less of it. `at_side` is what `compare` finds at
     SIDE, if it was asked."""
@@ -230,7 +233,7 @@ def _contradict(a: Views, b: Views, guess: Floats, around: Around, at_side: Evid
     drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
     if not drawn and not uniform:
         return False
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, perspective=_alone(around)) if at_side is None else at_side
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, perspective=perspective) if at_side is None else at_side
     contradicted, mutual = evidence.contradiction()
     if uniform:
         allowed = CONTRADICTED * (1 - max(around.crowding, UNIFORM)) / (1 - UNIFORM)
@@ -262,8 +265,9 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
         probability = _probability(evidence, crowding)
         if probability < no_below:
             return min(probability, UNLIKELY) if glance else probability, evidence, not glance
-        contested = crowded and is_contested(evidence.contested, evidence.contested_faint, SURER)
-        if probability >= yes_from or contested:
+        # Of what is contested a crowd gets no second look; elsewhere it may be seen from the side.
+        contested = is_contested(evidence.contested, evidence.contested_faint, SURER if crowded else 0.0)
+        if (crowded and contested) or (probability >= yes_from and not (alone and contested)):
             return probability, evidence, not glance
     if probability < UNSURE[1] and max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost):
         first, second = (
@@ -278,8 +282,7 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
 
 
 def _alone(around: Around) -> bool:
-    """Whether it is no crowd around either of the two. There two pictures that are one seen from the side are one; of
-    what is alike anyway they are two moments of a thing that turns."""
+    """Whether no crowd is known around either of the two."""
     return around.most <= CROWD
 
 
@@ -290,9 +293,7 @@ def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
         counted = replace(found, inliers=ENOUGH_INLIERS)
         return found.tiles < FEW_TILES or found.covered_other < WHOLE or _probability(counted, 0.0) < PLAINLY_SAME
 
-    evidence = compare_as_laid(
-        a.at(GLANCE_SIDE), b.at(GLANCE_SIDE), guess, Doubts(exactly=too_little), perspective=True
-    )
+    evidence = compare_as_laid(a.at(GLANCE_SIDE), b.at(GLANCE_SIDE), guess, Doubts(exactly=too_little))
     if too_little(evidence) or max(evidence.contested, evidence.contested_faint) > HARDLY_CONTESTED:
         return None
     return replace(evidence, inliers=ENOUGH_INLIERS)

@@ -77,7 +77,7 @@ def turned_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.
     """Of rows of TURNED_ROW, `in_order`: the pairs of a picture as it is and a turned one within MAX_BITS, of each row
     the nearest `candidates_per_image` before it and after it. Score: 1 - distance / 64, of these two hashes.
 
-    Of many equal hashes, as of placeholders, only the first are compared with others.
+    Of many equal hashes, as of placeholders, only the first are compared with others: the rest have pairs with these.
     """
     if not len(rows):
         return CANDIDATE_SCHEMA.empty_table()
@@ -85,7 +85,8 @@ def turned_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.
     codes, value = matrix(rows["code"], BITS // 8), rows["value"].to_numpy().view(np.uint64)
     band, quarters = rows["band"].to_numpy(), rows["quarters"].to_numpy()
     sample = pc.rank(rows["sample_id"], tiebreaker="dense").to_numpy()
-    searched, _, _ = hamming.thin_equal(band, codes, EQUAL_HASHES_SEARCHED, 0)
+    # Pictures as they are and turned ones have places of their own among equal codes.
+    searched, _, _ = hamming.thin_equal(2 * band + (quarters > 0), codes, EQUAL_HASHES_SEARCHED, 0)
     places = np.flatnonzero(searched)
     found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], MAX_BITS, agreeing)
     i, j = places[found.i], places[found.j]

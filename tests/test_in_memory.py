@@ -171,3 +171,9 @@ def test_tables_that_do_not_fit_the_shards_are_refused(plain: Described) -> None
 
 def test_of_no_shards_nothing_is_found() -> None:
     assert dedup.find_pairs([], []).equals(PAIR_SCHEMA.empty_table())
+
+
+def test_descriptors_of_another_version_are_named(plain: Described) -> None:
+    shards, tables = plain
+    with pytest.raises(ManifestError, match=f"{shards[1].shard_id}: its descriptors lack bare; describe it"):
+        dedup.find_pairs(shards, [tables[0], tables[1].drop_columns("bare"), *tables[2:]])

@@ -17,7 +17,16 @@ from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import Doubts, Evidence, compare
 from dedup.images import thumbnail
 from dedup.local_features import SIDE, picture
-from dedup.looks import BLURRED, Around, Views, judge
+from dedup.looks import (
+    BLURRED,
+    HOPELESS_IN_A_CROWD,
+    MATCHED_FROM,
+    UNSURE,
+    UNSURE_IN_A_CROWD,
+    Around,
+    Views,
+    judge,
+)
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
@@ -167,7 +176,7 @@ def from_the_side(name: str) -> Image.Image:
     return Image.fromarray(cv2.warpPerspective(pixels, cv2.getPerspectiveTransform(seen, corners), (width, height)))
 
 
-@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("name", sorted(set(PHOTOGRAPHS) - {"rocket"}))  # of which too few local features are left
 def test_a_copy_seen_from_the_side_is_one_outside_of_crowds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Views(np.asarray(photograph(name))), Views(np.asarray(from_the_side(name)))
     flat, deep = (compare(one.at(SIDE), other.at(SIDE), perspective=perspective) for perspective in (False, True))
@@ -182,6 +191,19 @@ def test_a_copy_seen_from_the_side_is_one_outside_of_crowds(name: str, monkeypat
     judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
     assert asked
     assert not any(asked)
+
+
+def test_a_homography_is_asked_of_many_local_features_alone() -> None:
+    """Of few it would lay two moments of a thing that turns onto each other."""
+    one, other = picture(np.asarray(photograph("rocket"))), picture(np.asarray(from_the_side("rocket")))
+    flat, deep = (compare(one, other, perspective=perspective) for perspective in (False, True))
+    assert 20 < flat.inliers < 50
+    assert flat == deep
+
+
+def test_no_first_look_ends_what_an_operating_point_accepts() -> None:
+    least = min(VerifySettings(strictness=name).accepts_from for name in ("copies", "near"))
+    assert max(UNSURE[0], UNSURE_IN_A_CROWD[0], HOPELESS_IN_A_CROWD) <= min(least, MATCHED_FROM)
 
 
 def test_more_is_asked_of_a_pair_where_everything_is_alike() -> None:
