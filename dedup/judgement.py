@@ -33,8 +33,9 @@ ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may 
 _PROPOSERS = pa.array(["suggested", "local", "embedding", "turned", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
 # By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
-# potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group.
-_LIKELY = np.float32(0.5)
+# potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group. Within
+# 4 of 64 bits there are hardly any pairs of others; so alike is a copy with a watermark that thumbnails doubt.
+_LIKELY, _ALIKE = np.float32(0.5), np.float32(1 - 4 / 64)
 
 # Of a verified pair, what suggestions are made from.
 JUDGED_SCHEMA = pa.schema(
@@ -71,12 +72,14 @@ def by_scores(candidates: pa.Table, settings: SearchSettings, verify: VerifySett
 def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it; as `method` what says
     most for it: that accepted pairs suggest it, that local features do, embeddings, hashes of turned pictures, or
-    hashes alone."""
+    hashes alone; as `score` its likeness by hash (0 for none)."""
     rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
     order = [(name, "ascending") for name in ("a", "b", "rank")]
     rows = candidates.append_column("rank", rank).sort_by(order).drop_columns("rank")
-    first, cosine, _ = _merged(rows)
-    return rows.take(pa.array(first)).combine_chunks(), cosine
+    first, cosine, likeness = _merged(rows)
+    pairs = rows.take(pa.array(first)).combine_chunks()
+    place = pairs.column_names.index("score")
+    return pairs.set_column(place, pairs.schema.field(place), pa.array(np.nan_to_num(likeness))), cosine
 
 
 class ImageReader:
@@ -119,8 +122,8 @@ def worth_a_look(
     All, but where everything looks alike, embeddings and hashes propose hundreds that are no copies. What they propose
     there and local features do not (or, of small pictures, which have none, what hashes alone propose) is limited to
     each first sample's `candidates_per_image` of greatest probability by thumbnails, `likely` (N,), of larger pictures
-    only if that is more likely than not. Equally likely ones go by b. The rest are no candidates any more, but for
-    those that `min_cosine` accepts.
+    only if that is more likely than not, or their hashes are nearly equal. Equally likely ones go by b. The rest are no
+    candidates any more, but for those that `min_cosine` accepts.
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
@@ -134,7 +137,7 @@ def worth_a_look(
     order = np.lexsort((b, -likely[limited], a))
     place = np.arange(len(limited)) - np.searchsorted(a[order], a[order])
     look[limited[order[place >= search.candidates_per_image]]] = False
-    look[by_little & ~small & (likely < _LIKELY)] = False
+    look[by_little & ~small & (likely < _LIKELY) & (pairs["score"].to_numpy() < _ALIKE)] = False
     return look
 
 

@@ -37,6 +37,7 @@ def looked_at(
     order: np.ndarray | None = None,
     side: int = SMALL_SIDE + 1,
     search: SearchSettings = SEARCH,
+    by_hash: float = 0.9,
 ) -> list[bool]:
     rows = np.arange(len(PAIRS)) if order is None else order
     table = pa.table(
@@ -44,6 +45,7 @@ def looked_at(
             "a": [PAIRS[row][0] for row in rows],
             "b": [PAIRS[row][1] for row in rows],
             "method": [method] * len(rows),
+            "score": np.full(len(rows), by_hash, np.float32),
         }
     )
     found = np.zeros(len(rows), bool)
@@ -60,6 +62,7 @@ def test_of_larger_ones_only_those_that_are_more_likely_than_not() -> None:
     settled = np.array([False, True, True, False, False] * 3)
     assert looked_at("hash", 0.99, settled) == [False, False, False, True, False] * 3
     assert looked_at("hash", 0.99, settled, side=SMALL_SIDE) == [False, False, False, True, True] * 3
+    assert looked_at("hash", 0.99, settled, by_hash=0.95) == [False, False, False, True, True] * 3
 
 
 def test_what_a_cosine_accepts_is_looked_at_and_takes_no_place() -> None:
@@ -101,7 +104,7 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
 
 
 def test_no_pairs_are_no_work() -> None:
-    empty = pa.table({name: pa.array([], pa.string()) for name in ("a", "b", "method")})
+    empty = CANDIDATE_SCHEMA.empty_table()
     nothing = np.zeros(0, np.float32)
     assert worth_a_look(empty, nothing, samples(0.9, 200), np.zeros(0, bool), nothing, SEARCH).tolist() == []
 
@@ -124,3 +127,5 @@ def test_a_pair_is_known_by_what_says_most_for_it_and_keeps_its_cosine() -> None
     found = list(zip(*(pairs[name].to_pylist() for name in ("a", "b", "method")), strict=True))
     assert found == [("a", "b", "embedding"), ("a", "c", "local"), ("b", "c", "hash"), ("b", "d", "local")]
     assert np.nan_to_num(cosine).tolist() == [0.75, 0.5, 0.0, 0.625]
+    assert pairs["score"].to_pylist() == pytest.approx([0.9, 0.95, 0.95, 0.0])
+    assert pairs.schema == CANDIDATE_SCHEMA
