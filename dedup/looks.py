@@ -46,8 +46,8 @@ HOPELESS_IN_A_CROWD = 0.02
 SURER = 0.05
 # Outside of crowds local features are not even looked for where the pixels, laid as thumbnails lie best, agree so much
 # that with 20 of them this would be the probability, and hardly anything is contested. So are 63 of 100 copies of
-# photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and of
-# 377 of one photograph with different things before it none.
+# photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and
+# of 377 of one photograph with different things before it none.
 PLAINLY_SAME, HARDLY_CONTESTED = 0.995, 0.06
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.
