@@ -123,14 +123,19 @@ def compare(
     found = [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
     if inliers < ENOUGH_INLIERS:
         found.append(_laid(a, b, _in_pixels(guess, a, b), inliers))
+    unmirrored = len(alignments) == 1
+    if unmirrored and all(map(doubts.roughly, found)):
+        found, unmirrored = [*found, *_mirrored(a, b)], False
     if all(map(doubts.roughly, found)):
         return max(found, key=_weight)
-    perspective = perspective and inliers >= _FLAT
-    best = max((_refined(each, perspective) for each in found), key=_weight)
+    found = [_refined(each, perspective) for each in found]
+    if unmirrored and all(map(doubts.exactly, found)):
+        found, unmirrored = [*found, *(_refined(each, perspective) for each in _mirrored(a, b))], False
+    best = max(found, key=_weight)
     if doubts.exactly(best):
         return best
     best = _contested(best)
-    if len(alignments) == 1 and best.contested_faint > UNCONTESTED:
+    if unmirrored and best.contested_faint > UNCONTESTED:
         best = _or_mirrored(best, a, b, perspective)
     return best
 
@@ -143,12 +148,18 @@ def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts
 
 def _or_mirrored(best: Evidence, a: Picture, b: Picture, perspective: bool) -> Evidence:
     """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
+    for each in _mirrored(a, b):
+        mirrored = _contested(_refined(each, perspective))
+        less_contested = mirrored.contested_faint < best.contested_faint
+        if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best):
+            return mirrored
+    return best
+
+
+def _mirrored(a: Picture, b: Picture) -> list[Evidence]:
+    """What the pixels say if one is laid onto the other mirrored; nothing where hardly a feature says so."""
     inliers, affine = align(a, b, mirror=True)
-    if affine is None or inliers < _FEWEST_INLIERS:
-        return best
-    mirrored = _contested(_refined(_laid(a, b, affine, inliers), perspective and inliers >= _FLAT))
-    less_contested = mirrored.contested_faint < best.contested_faint
-    return mirrored if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best) else best
+    return [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
 
 
 def _contested(found: Evidence) -> Evidence:
@@ -207,11 +218,12 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
 
 
 def _refined(found: Evidence, perspective: bool) -> Evidence:
-    """The same once the alignment is moved to where the pixels agree most, if that is nearby."""
+    """The same once the alignment is moved to where the pixels agree most, if that is nearby; with `perspective` by a
+    homography, if so many local features agree."""
     laid = found.laid
     if laid is None or laid.fits:
         return found
-    better = _ecc(laid.ours, laid.theirs, laid.mask, perspective)
+    better = _ecc(laid.ours, laid.theirs, laid.mask, perspective and found.inliers >= _FLAT)
     if better is None:
         return found
     moved = cv2.warpPerspective(

@@ -14,9 +14,9 @@ import skimage.data
 from PIL import Image, ImageFilter, ImageOps
 
 from dedup.errors import ConfigError, ManifestError
-from dedup.evidence import Doubts, Evidence, compare
+from dedup.evidence import ENOUGH_INLIERS, Doubts, Evidence, compare
 from dedup.images import thumbnail
-from dedup.local_features import SIDE, picture
+from dedup.local_features import SIDE, Picture, align, picture
 from dedup.looks import (
     BLURRED,
     HOPELESS_IN_A_CROWD,
@@ -118,7 +118,28 @@ def test_doubts_end_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     exactly = compare(one, other, doubts=Doubts(exactly=doubt))
     assert replace(whole, contested=0.0, contested_faint=0.0) == exactly == seen.pop()
     monkeypatch.setattr("dedup.evidence._ecc", None)
-    assert compare(one, other, doubts=Doubts(roughly=doubt)) == seen.pop()
+    seen.clear()
+    assert compare(one, other, doubts=Doubts(roughly=doubt)) in seen
+
+
+def test_doubts_of_a_wrong_alignment_ask_for_the_mirrored_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thing that is nearly its own mirror image has many features that agree unmirrored, too."""
+    pixels = np.asarray(photograph("chelsea"))
+    one, other = picture(pixels), picture(np.ascontiguousarray(pixels[:, ::-1]))
+    count = compare(one, other).inliers
+
+    def deceived(a: Picture, b: Picture, mirror: bool) -> tuple[int, np.ndarray | None]:
+        return align(a, b, mirror) if mirror else (ENOUGH_INLIERS, np.eye(2, 3))
+
+    monkeypatch.setattr("dedup.evidence.align", deceived)
+    for doubts in (Doubts(exactly=unlike), Doubts(roughly=unlike), Doubts(unlike, unlike)):
+        evidence = compare(one, other, doubts=doubts)
+        assert evidence.inliers == count > 50
+        assert evidence.correlation > 0.95
+
+
+def unlike(found: Evidence) -> bool:
+    return found.correlation < 0.5
 
 
 def test_held_pictures_serve_later_calls() -> None:
