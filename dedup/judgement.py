@@ -33,8 +33,8 @@ ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may 
 _PROPOSERS = pa.array(["suggested", "local", "embedding", "turned", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
 # By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
-# potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group. Within
-# 4 of 64 bits there are hardly any pairs of others; so alike is a copy with a watermark that thumbnails doubt.
+# potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group. So
+# nearly equal are the hashes of a copy with a watermark that thumbnails doubt.
 _LIKELY, _ALIKE = np.float32(0.5), np.float32(1 - 4 / 64)
 
 # Of a verified pair, what suggestions are made from.
