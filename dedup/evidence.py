@@ -25,6 +25,7 @@ import numpy.typing as npt
 from dedup.disagreement import UNCONTESTED, contested, contradiction, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
+from dedup.overlays import covering
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -86,6 +87,19 @@ class Evidence:
     def unshared(self) -> float:
         """`disagreement.unshared`, the same way."""
         return unshared(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else 0.0
+
+    def uncovered(self) -> Evidence | None:
+        """The same of what is left once what was put over one of the two is taken off; None where nothing was."""
+        over = covering(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else None
+        if self.laid is None or over is None:
+            return None
+        mask = self.laid.mask * (1 - over)
+        left = float(mask.sum()) / float(self.laid.mask.sum())
+        fixed = _fixed(self.laid.theirs, mask)
+        found = _with_tiles(self, _tiles(self.laid.ours, fixed))
+        laid = self.laid._replace(mask=mask, fixed=fixed)
+        covered, covered_other = self.covered * left, self.covered_other * left
+        return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other))
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -236,13 +250,16 @@ def _refined(found: Evidence, perspective: bool) -> Evidence:
     tiles = _tiles(moved, laid.fixed)
     if tiles.pixels <= found.pixels:
         return found
+    return replace(_with_tiles(found, tiles), laid=laid._replace(ours=moved))
+
+
+def _with_tiles(found: Evidence, tiles: _Tiles) -> Evidence:
     return replace(
         found,
         agreeing=tiles.agreeing,
         correlation=tiles.correlation,
         pixels=tiles.pixels,
         tiles=tiles.textured,
-        laid=laid._replace(ours=moved),
     )
 
 

@@ -193,6 +193,20 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability, evidence, full = _by_pixels(a, b, guess, around)
     if probability <= UNLIKELY:
         return probability
+    whole = _unless_contested(a, b, guess, around, probability, evidence, full)
+    if whole >= MATCHED_PROBABILITY or not _alone(around) or (a.drawn and b.drawn):
+        return whole
+    left = evidence.uncovered()
+    if left is None:
+        return whole
+    return max(whole, _unless_contested(a, b, guess, around, _probability(left, around.crowding), left, full))
+
+
+def _unless_contested(
+    a: Views, b: Views, guess: Floats, around: Around, probability: float, evidence: Evidence, full: bool
+) -> float:
+    """The probability that comes of that of the tiles once local features have had their say, and all that may speak
+    against it."""
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
     if contested or _contradict(a, b, guess, shared, evidence if full else None, _alone(around)):

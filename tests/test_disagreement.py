@@ -61,15 +61,15 @@ def test_different_things_before_one_background_make_no_copies() -> None:
     assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
 
 
-@pytest.mark.parametrize(("name", "least"), [("three patches", 23), ("four stripes", 20), ("large words", 17)])
-def test_most_copies_under_opaque_things_are_found(name: str, least: int) -> None:
-    """Of 24; by tiles alone 22, 18 and 4."""
+@pytest.mark.parametrize("name", ["three patches", "four stripes", "four stickers", "large words"])
+def test_copies_under_opaque_things_are_found(name: str) -> None:
+    """All 24; without looking for what covers them 24, 22, 24 and 18."""
     files, pairs = {title: png(photograph(title)) for title in NAMES}, []
     for title in NAMES:
         for number in range(3):
             pairs.append((title, f"{title}/{number}"))
             files[pairs[-1][1]] = UNSEEN[name](photograph(title), np.random.default_rng(number)).data
-    assert (verified(files, pairs).probability >= ACCEPTS).sum() >= least
+    assert (verified(files, pairs).probability >= ACCEPTS).all()
 
 
 @pytest.mark.parametrize("name", ["products", "xrays"])

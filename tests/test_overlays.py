@@ -1,0 +1,96 @@
+"""What was put over one of two aligned pictures, told from things that are there in one of them alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw
+
+from dedup.overlays import covering
+from dedup.transforms import TRANSFORMS
+from pipelines.unseen_transforms import UNSEEN
+from tests.verification import whole_photograph
+
+SIDE = 256
+NAMES = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "brick")
+ALL = np.ones((SIDE, SIDE), np.uint8)
+Floats = npt.NDArray[np.float32]
+Y, X = np.mgrid[:SIDE, :SIDE]
+
+
+def photograph(name: str) -> Image.Image:
+    return whole_photograph(name).convert("RGB").resize((SIDE, SIDE))
+
+
+def grey(image: Image.Image) -> Floats:
+    return np.asarray(image.convert("L"), np.float32)
+
+
+def disc(x: int, y: int, radius: int) -> npt.NDArray[np.bool_]:
+    return np.asarray((X - x) ** 2 + (Y - y) ** 2 < radius**2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["large words", "four stripes", "three patches"])
+def test_what_was_put_over_a_photograph_is_found_and_little_else(kind: str, name: str) -> None:
+    image = photograph(name)
+    covered = UNSEEN[kind].change(image, np.random.default_rng(4))
+    assert isinstance(covered, Image.Image)
+    truth = np.abs(grey(image) - grey(covered)) > 30
+    for pair in ((image, covered), (covered, image)):
+        found = covering(*map(grey, pair), ALL)
+        assert found is not None
+        assert found[truth].mean() > 0.9
+        near = np.asarray(Image.fromarray(truth).convert("L").resize((32, 32), Image.Resampling.BOX)) > 0
+        spread = np.kron(near, np.ones((8, 8), bool))
+        assert found[~spread].mean() < 0.25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_found_over_a_copy_in_other_light(name: str) -> None:
+    lighter = photograph(name).point(lambda value: 0.6 * value + 70)
+    covered = UNSEEN["large words"].change(lighter, np.random.default_rng(4))
+    assert isinstance(covered, Image.Image)
+    assert covering(grey(photograph(name)), grey(covered), ALL) is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["recompress", "blur", "noise", "brightness", "contrast", "grey", "hue"])
+def test_retouching_covers_nothing(kind: str, name: str) -> None:
+    copy = TRANSFORMS[kind].change(photograph(name), np.random.default_rng(4))
+    assert isinstance(copy, Image.Image)
+    assert covering(grey(photograph(name)), grey(copy), ALL) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_thing_before_the_same_background_covers_nothing(name: str) -> None:
+    first, second = (grey(photograph(name)) for _ in range(2))
+    for pixels, thing in ((first, "grass"), (second, "flower")):
+        inside = disc(130, 120, 60)
+        pixels[inside] = grey(photograph(thing))[inside]
+    assert covering(first, second, ALL) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plain_thing_that_moved_covers_nothing(name: str) -> None:
+    first, second = (grey(photograph(name)) for _ in range(2))
+    first[disc(70, 120, 40)] = 128
+    second[disc(180, 120, 40)] = 128
+    assert covering(first, second, ALL) is None
+
+
+def test_what_covers_more_than_a_quarter_is_a_picture_of_its_own() -> None:
+    image = photograph("astronaut")
+    for height, covers in ((50, True), (80, False)):
+        covered = image.copy()
+        ImageDraw.Draw(covered).rectangle((0, 0, SIDE, height), fill=(200, 30, 40))
+        assert (covering(grey(image), grey(covered), ALL) is not None) is covers
+
+
+def test_what_lies_outside_the_overlap_does_not_count() -> None:
+    image = photograph("astronaut")
+    covered = UNSEEN["three patches"].change(image, np.random.default_rng(4))
+    assert isinstance(covered, Image.Image)
+    truth = np.abs(grey(image) - grey(covered)) > 5
+    assert covering(grey(image), grey(covered), (~truth).astype(np.uint8)) is None
