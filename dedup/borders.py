@@ -33,8 +33,8 @@ _WORDS = 0.08  # ... and where words are written on it
 _PICTURE = 0.3  # ... and in the picture at most, on the line after the edge
 _THICK = 0.1  # of a side's length: so far at least the edge's colour does not return, as it does between lines of text
 _RETURNED = 0.5  # share of a line from which it has
-_DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
-_MOST = 0.6  # of a side's length that edges may take together
+_DEEPEST = 0.42  # of a side's length; what is plain further in is the picture
+_MOST = 0.75  # of a side's length that edges may take together
 _EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
 _FEW_TONES = 0.93  # ... and of three grey levels: what is left of a flag without its first band
 _MIXED = 2  # lines between two bands of a frame, or of a picture and what was around it
@@ -101,10 +101,10 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
     top, bottom, left, right = 0, height, 0, width
     for ring in range(_RINGS):
         before, mixed = (top, bottom, left, right), _MIXED if ring else 0
-        top += _edge(rgb[top:bottom, left:right], mixed)
-        bottom -= _edge(rgb[top:bottom, left:right][::-1], mixed)
-        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
-        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1], mixed)
+        above, below = _edges(rgb[top:bottom, left:right], mixed)
+        top, bottom = top + above, bottom - below
+        first, last = _edges(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
+        left, right = left + first, right - last
         if (top, bottom, left, right) == before:
             break
     if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
@@ -120,6 +120,12 @@ def _is_empty(inside: UInt8Array) -> bool:
     if _share(pixels, _colour(pixels)) >= _EMPTY:
         return True
     return bool(plainness(np.asarray(Image.fromarray(inside).convert("L"))[None])[0, 1] >= _FEW_TONES)
+
+
+def _edges(lines: UInt8Array, mixed: int) -> tuple[int, int]:
+    """How many of the first and of the last lines are added edges; none where these would meet."""
+    first, last = _edge(lines, mixed), _edge(lines[::-1], mixed)
+    return (first, last) if first + last < len(lines) else (0, 0)
 
 
 def _edge(lines: UInt8Array, mixed: int) -> int:

@@ -32,7 +32,7 @@ from dedup.images import MAX_PIXELS
 from dedup.records import Sample, Shard
 from dedup.shards import ShardReader
 
-VERSION = 5  # counted up where the same shard gives other descriptors: older ones are then made anew
+VERSION = 6  # counted up where the same shard gives other descriptors: older ones are then made anew
 DECODE_SIDE = 128  # of the shorter side, in pixels; what is left then changes at most 2 bits of nearly every phash
 _ROWS_PER_GROUP = 1024
 _BATCH_WITHOUT_EMBEDDER = 64

@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 
 LOOK_SIDE = 256  # seams are looked for at so many pixels of the longer side
 MIN_SIDE = 64  # smaller pictures are left as they are
-LEAST, MOST = 1.2, 20.0  # degrees: less moves the corners by few pixels of LOOK_SIDE
+LEAST, MOST = 1.2, 42.0  # degrees: less moves the corners by few pixels of LOOK_SIDE
 
 _TOLERANCE = 14  # levels of a channel that a plain colour may vary, after JPEG
 _CORNERS = 28  # ... and from corner to corner, where JPEG mixes in some of the picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from test_verify import PHOTOGRAPHS, photograph
 
 from dedup.borders import MIN_SIDE, picture_box, without_borders
@@ -30,6 +30,20 @@ def test_what_was_added_goes(transform: str) -> None:
         assert left.min() > 0.95, name
         bare += int(left.max() <= 1.01)
     assert bare >= len(FULL_OF_PICTURE) - 1  # a band of a frame may have the picture's own colour
+
+
+@pytest.mark.parametrize("colour", ["black", "white"])
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "china"])
+def test_a_phone_shows_a_wide_picture_on_its_tall_screen(name: str, colour: str) -> None:
+    image = photograph(name).resize((540, 360))
+    screen, ink = Image.new("RGB", (540, 1170), colour), "white" if colour == "black" else "black"
+    screen.paste(image, (0, 405))
+    draw = ImageDraw.Draw(screen)
+    draw.text((24, 14), "9:41", fill=ink, font=ImageFont.load_default(26))
+    draw.ellipse((240, 1100, 300, 1160), outline=ink, width=4)
+    inside = without_borders(screen)
+    assert inside.width > 0.96 * image.width
+    assert inside.height == pytest.approx(image.height, rel=0.04)
 
 
 def test_the_box_is_that_of_the_picture() -> None:

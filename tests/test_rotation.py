@@ -46,7 +46,7 @@ def likeness(a: Image.Image, b: Image.Image) -> float:
 
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("grew", [True, False])
-@pytest.mark.parametrize("degrees", [-14.0, -5.5, -2.0, 3.0, 9.0])
+@pytest.mark.parametrize("degrees", [-31.0, -14.0, -5.5, -2.0, 3.0, 9.0, 24.0, 40.0])
 def test_the_angle_is_found(degrees: float, grew: bool, colour: str) -> None:
     errors = []
     for name in FULL_OF_PICTURE:
