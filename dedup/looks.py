@@ -116,6 +116,14 @@ class Views:
         self._prepared: dict[int, Picture] = {}
 
     @cached_property
+    def inverted(self) -> Views:
+        """The negative: its levels taken from 255."""
+        negative = object.__new__(Views)
+        negative.small, negative._prepared = self.small, {}
+        negative._pixels, negative._colour = 255 - self._pixels, 255 - self._colour
+        return negative
+
+    @cached_property
     def _grey(self) -> UInt8Array:
         return grey_at(self._pixels, SIDE) if self.small else self._pixels
 

@@ -3,6 +3,7 @@
     likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
     whole_likeness(thumbnails, i, j): the same of the whole pictures alone
     turned_likeness(thumbnails, i, j): how well the wholes fit, one turned by 90 or 180 degrees, or flipped
+    inverted_likeness(thumbnails, i, j): how well the wholes fit, one a negative
     part_likeness(greys, i, j): how well some part of one fits the other; coarse and faster, to rank many pairs
 
 Of each picture some 200 windows (the whole, crops down to half of each side, parts without a bar) are reduced to 16x16
@@ -146,6 +147,13 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
         better = fits > best
         best[better], turn[better] = fits[better], number
     return best, np.stack([_turn(*each) for each in _TURNS])[turn]
+
+
+def inverted_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
+    """`turned_likeness` of the negative of picture i, mirrored or not, with picture j."""
+    pairs = np.arange(len(i))
+    found = whole_likeness(np.concatenate([255 - thumbnails[i], thumbnails[j]]), pairs, len(i) + pairs)
+    return found.best, found.map
 
 
 # Quarters counterclockwise, after mirroring or not: all but the two that `likeness` tries.

@@ -19,7 +19,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ from dedup.thumbnails import (
     FEW_WINDOWS,
     WINDOWS,
     Likeness,
+    inverted_likeness,
     likeness,
     luma,
     residual,
@@ -79,10 +80,11 @@ HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
 # candidates that are left there. In uniform sets it leaves nearly all.
 HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.37, 0.65
 
-# Pictures that are so much alike once one is turned by 90 or 180 degrees, or upside down, and so much more than as they
-# are, are compared turned.
+# Pictures that are so much alike once one is turned by 90 or 180 degrees, or upside down, or inverted, and so much more
+# than as they are, are compared so.
 TURNED, TURNED_BETTER = 0.6, 0.1
-# But those that have hardly more than three grey levels: turned, a flag or an arrow is another one.
+# But those that have hardly more than three grey levels: turned, a flag or an arrow is another one, and so is a sign
+# whose colours are inverted.
 UPRIGHT = 0.9
 
 
@@ -129,14 +131,15 @@ class VerifySettings:
 class Verdicts:
     """Of N pairs: `probability` (N,) float32, 0..1, that the two are copies; `settled` (N,) bool, whether thumbnails
     sufficed (else the images were read and compared); `guess` (N, 2, 3), the map by which the thumbnails fit best, as
-    `evidence.compare` takes it."""
+    `evidence.compare` takes it; `inverted` (N,) bool, whether that is so once one is inverted, as negatives are."""
 
     probability: Singles
     settled: Bools
     guess: Floats
+    inverted: Bools
 
     def take(self, rows: Ints | Bools) -> Verdicts:
-        return Verdicts(self.probability[rows], self.settled[rows], self.guess[rows])
+        return Verdicts(self.probability[rows], self.settled[rows], self.guess[rows], self.inverted[rows])
 
 
 def verify_pairs(
@@ -184,26 +187,23 @@ def verify_pairs(
                 if probability[row] == SAME_PROBABILITY:
                     probability[row] = UNLIKELY if contradict(a, b, first.guess[row]) else SAME_PROBABILITY
                 else:
-                    probability[row] = judge(a, b, first.guess[row], Around(*crowds[row]))
+                    other = b.inverted if first.inverted[row] else b
+                    probability[row] = judge(a, other, first.guess[row], Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
-    return Verdicts(probability, first.settled, first.guess)
+    return replace(first, probability=probability)
 
 
 def settle_pairs(pairs: pa.Table, descriptors: pa.Table) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last."""
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
-    found, probability, settled = settle(
-        _thumbnails(descriptors), _column(descriptors, "information"), sides, i, j, hopeful=_suggested(pairs)
-    )
-    return Verdicts(probability, settled, found.map)
+    information = _column(descriptors, "information")
+    return settle(_thumbnails(descriptors), information, sides, i, j, hopeful=_suggested(pairs))
 
 
-def settle(
-    thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints, hopeful: Bools
-) -> tuple[Likeness, Singles, Bools]:
-    """The cheap half: (likeness, probability by thumbnails (N,), whether that is final (N,)) of the pairs (i, j).
+def settle(thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints, hopeful: Bools) -> Verdicts:
+    """The cheap half: the verdicts of thumbnails on the pairs (i, j).
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
     Pairs that are `hopeful` (N,) are not dismissed for their thumbnails. Drawings that thumbnails find to be the same
@@ -218,10 +218,11 @@ def settle(
     equal[same] = worst <= SAME_WORST_OF_DRAWINGS
     same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
-    found = _turned(found, thumbnails, i, j)
+    _otherwise(found, turned_likeness, thumbnails, i, j)
+    inverted = _otherwise(found, inverted_likeness, thumbnails, i, j)
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
-    dismissible = telling & ~same & ~(hopeful & ~small)
+    dismissible = telling & ~same & ~(hopeful & ~small) & ~inverted
     hopeless &= dismissible
     left = np.flatnonzero(dismissible & ~hopeless)
     least = np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
@@ -229,7 +230,7 @@ def settle(
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
     settled[same] = small[same] | equal[same] | ~_plain(thumbnails, i[same], j[same], THREE_LEVELS_OF_THUMBNAILS)
-    return found, probability.astype(np.float32), settled
+    return Verdicts(probability.astype(np.float32), settled, found.map, inverted)
 
 
 def _plain(thumbnails: UInt8Array, i: Ints, j: Ints, three_levels: float) -> Bools:
@@ -258,14 +259,24 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
     return _fill(_fill(empty, ~small, found), small, few)
 
 
-def _turned(found: Likeness, thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
-    """Where pictures fit far better once one is turned, that counts; not for flags, arrows and signs."""
+def _otherwise(
+    found: Likeness,
+    likeness_otherwise: Callable[[UInt8Array, Ints, Ints], tuple[Singles, Floats]],
+    thumbnails: UInt8Array,
+    i: Ints,
+    j: Ints,
+) -> Bools:
+    """(N,): where pictures fit far better once one is turned, or inverted; that counts, and `found` holds it then. Not
+    for flags, arrows and signs."""
     unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
-    best, maps = turned_likeness(thumbnails, i[unlike], j[unlike])
-    turned = np.flatnonzero((best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
-    turned = turned[~_plain(thumbnails, i[unlike[turned]], j[unlike[turned]], UPRIGHT)]
-    likeness_turned = Likeness(best[turned], best[turned], np.ones(len(turned), np.float32), maps[turned])
-    return _fill(found, unlike[turned], likeness_turned)
+    best, maps = likeness_otherwise(thumbnails, i[unlike], j[unlike])
+    better = np.flatnonzero((best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
+    better = better[~_plain(thumbnails, i[unlike[better]], j[unlike[better]], UPRIGHT)]
+    fits = Likeness(best[better], best[better], np.ones(len(better), np.float32), maps[better])
+    _fill(found, unlike[better], fits)
+    counts = np.zeros(len(i), bool)
+    counts[unlike[better]] = True
+    return counts
 
 
 _FIELDS = tuple(Likeness.__dataclass_fields__)

@@ -76,7 +76,7 @@ _JOINED_SCHEMA = pa.schema(
 )
 _HALF_SCHEMA = pa.schema(list(_JOINED_SCHEMA)[: -len(_ATTACHED)])  # with b attached
 # A pair that thumbnails do not settle, with what they say of it: `guess` is the map's six float64.
-_LOOK_SCHEMA = pa.schema([*_JOINED_SCHEMA, ("likely", pa.float32()), ("guess", pa.binary())])
+_LOOK_SCHEMA = pa.schema([*_JOINED_SCHEMA, ("likely", pa.float32()), ("guess", pa.binary()), ("inverted", pa.bool_())])
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
         rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))
         rest = rest.append_column("likely", pa.array(verdicts.probability[left]))
         rest = rest.append_column("guess", pa.array([each.tobytes() for each in verdicts.guess[left]], pa.binary()))
+        rest = rest.append_column("inverted", pa.array(verdicts.inverted[left]))
         parts.folder.write_table(f"{_WORK}/{prefix}a/{partition:05d}.parquet", rest)
     return len(pairs) - len(left)
 
@@ -253,7 +254,8 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     read_image, crowding = ImageReader(parts.shards, samples), crowding_of(pairs, samples)
     held = _held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
     guess = np.frombuffer(b"".join(pairs["guess"].to_pylist()), np.float64).reshape(-1, 2, 3)
-    first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess)
+    inverted = pairs["inverted"].to_numpy(zero_copy_only=False)
+    first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess, inverted)
     verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held, first)
     _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
     return len(pairs)

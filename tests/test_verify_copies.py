@@ -73,6 +73,35 @@ def _striped(colours: list[str]) -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize("side", [480, 48])
+def test_negatives_are_found(side: int) -> None:
+    files, pairs = {}, []
+    for title in PHOTOGRAPHS:
+        image = photograph(title).copy()
+        image.thumbnail((side, side))
+        for name, negative in (("plain", image), ("mirrored", ImageOps.mirror(image))):
+            files[title], copy = png(image), f"{title}/{name}"
+            files[copy] = TRANSFORMS["recompress"](ImageOps.invert(negative), np.random.default_rng(0)).data
+            pairs += [(title, copy), (copy, title)]
+    verdicts = verified(files, pairs)
+    assert verdicts.inverted.all()
+    assert (verdicts.probability >= SETTINGS.accepts_from).all(), dict(zip(pairs, verdicts.probability, strict=True))
+
+
+def test_negatives_of_other_photographs_and_of_signs_are_others() -> None:
+    files = {title: png(photograph(title)) for title in PHOTOGRAPHS}
+    files |= {f"{title}/negative": png(ImageOps.invert(photograph(title))) for title in PHOTOGRAPHS}
+    pairs = [(title, f"{other}/negative") for title in PHOTOGRAPHS for other in PHOTOGRAPHS if title != other]
+    for stripes in (["black", "white"], ["white", "black", "white"], ["crimson", "white"]):
+        sign = _striped(stripes)
+        name = " ".join(stripes)
+        files |= {name: png(sign), f"{name}/negative": png(ImageOps.invert(sign))}
+        pairs.append((name, f"{name}/negative"))
+    verdicts = verified(files, pairs)
+    assert not verdicts.inverted[-3:].any()
+    assert (verdicts.probability < SETTINGS.accepts_from).all()
+
+
 def test_turned_pictures_are_laid_onto_each_other() -> None:
     image = photograph("coffee").resize((32, 32))
     for turn in TURNS.values():
