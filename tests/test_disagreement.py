@@ -167,6 +167,17 @@ def test_copies_whose_faint_parts_are_lost_are_hardly_ever_contested(name: str) 
     assert len(lost) <= 1  # of what is dark two bits leave nothing
 
 
+def test_noise_contests_nothing() -> None:
+    """Not at half the size; of a dark sky it leaves nothing at any."""
+    rng = np.random.default_rng(0)
+    for title in set(NAMES) - {"rocket"}:
+        original = photograph(title).convert("RGB")
+        noisy = np.asarray(original, float) + rng.normal(0, 75, (400, 400, 3))
+        copy = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+        first, second = _grey(original), _grey(copy)
+        assert not is_contested(*contested(first, second, _everywhere(first))), title
+
+
 def test_what_lies_outside_the_overlap_does_not_count() -> None:
     original, other = _grey(photograph("astronaut")), _grey(photograph("coffee"))
     half = original.copy()
