@@ -230,7 +230,7 @@ class _Verification:
         pairs, cosine = judgement.distinct(found)
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        first = settle_pairs(pairs, samples)
+        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine, samples))
         look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
         kept = first.settled | look
         pairs, cosine, first = pairs.filter(pa.array(kept)), cosine[kept], first.take(kept)

@@ -194,12 +194,15 @@ def verify_pairs(
     return replace(first, probability=probability)
 
 
-def settle_pairs(pairs: pa.Table, descriptors: pa.Table) -> Verdicts:
-    """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last."""
+def settle_pairs(pairs: pa.Table, descriptors: pa.Table, hopeful: Bools | None = None) -> Verdicts:
+    """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last. Of
+    pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
+    that accepted pairs suggest."""
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
-    return settle(_thumbnails(descriptors), information, sides, i, j, hopeful=_suggested(pairs))
+    hopeful = _suggested(pairs) if hopeful is None else hopeful | _suggested(pairs)
+    return settle(_thumbnails(descriptors), information, sides, i, j, hopeful)
 
 
 def settle(thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints, hopeful: Bools) -> Verdicts:

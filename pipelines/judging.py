@@ -30,6 +30,7 @@ from dedup.judgement import (
     by_scores,
     crowding_of,
     distinct,
+    hopeful,
     suggested,
     worth_a_look,
 )
@@ -222,7 +223,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
         return 0
     pairs, cosine = distinct(joined)
     samples = _samples_of(pairs)
-    verdicts = settle_pairs(pairs, samples)
+    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine, samples))
     settled = np.flatnonzero(verdicts.settled)
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
