@@ -10,7 +10,7 @@ import pytest
 
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.crowded import CROWDED
-from dedup.judgement import crowding_of, distinct, worth_a_look
+from dedup.judgement import crowding_of, distinct, hopeful, worth_a_look
 from dedup.looks import Around
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
@@ -51,6 +51,15 @@ def looked_at(
     found = np.zeros(len(rows), bool)
     found[rows] = worth_a_look(table, COSINE[rows], samples(crowding, side), settled[rows], LIKELY[rows], search)
     return [bool(look) for look in found]
+
+
+def test_hopeful_are_pairs_alike_to_embeddings_that_lie_in_no_crowd() -> None:
+    table = pa.table({"a": [a for a, _ in PAIRS], "b": [b for _, b in PAIRS]})
+    assert hopeful(table, COSINE, samples(0.7, 300)).tolist() == [True, True, False, True, False] * 3
+    assert not hopeful(table, COSINE, samples(float(CROWDED), 300)).any()
+    one_in_a_crowd = samples(0.7, 300).to_pandas()
+    one_in_a_crowd.loc[one_in_a_crowd["sample_id"] == "a0", "crowding"] = float(CROWDED)
+    assert hopeful(table, COSINE, pa.Table.from_pandas(one_in_a_crowd)).any()
 
 
 @pytest.mark.parametrize("method", ["hash", "embedding", "turned"])

@@ -368,3 +368,24 @@ def test_what_accepted_pairs_suggest_is_looked_at() -> None:
     assert settle_pairs(table, described(files)).settled.all()  # no window of the one shows the other
     suggested = table.set_column(2, "method", pa.array(["suggested"]))
     assert not settle_pairs(suggested, described(files)).settled.any()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "china", "coins"])
+def test_what_is_hopeful_is_looked_at(name: str) -> None:
+    """Turned and cropped, a picture fits no window of the thumbnail."""
+    image = photograph(name)
+    turned = image.rotate(25, Image.Resampling.BICUBIC)
+    across, down = int(0.22 * image.width), int(0.22 * image.height)
+    files = {"a": png(image), "b": png(turned.crop((across, down, image.width - across, image.height - down)))}
+    table, samples = pa.table({"a": ["a"], "b": ["b"]}), described(files)
+    assert settle_pairs(table, samples).settled.all()
+    first = settle_pairs(table, samples, np.array([True]))
+    assert not first.settled.any()
+    verdicts = verify_pairs(table, samples, files.__getitem__, SETTINGS, first=first)
+    assert (verdicts.probability >= SETTINGS.accepts_from).all()
+
+
+def test_small_pictures_are_dismissed_for_their_thumbnails_however_hopeful() -> None:
+    files = {name: png(photograph(name).resize((48, 48))) for name in ("chelsea", "coffee")}
+    table = pa.table({"a": ["chelsea"], "b": ["coffee"]})
+    assert settle_pairs(table, described(files), np.array([True])).settled.all()
