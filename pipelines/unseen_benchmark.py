@@ -1,14 +1,14 @@
 """Copies by transforms that nothing was fitted on, and photographs that share what was put over them.
 
-Are copies by `unseen_transforms.UNSEEN` found, and does the same quotation, poster or badge (SHARED) make copies of
-different photographs? Each set is cleaned by one `dedup run`.
+Are copies by `unseen_transforms.UNSEEN` and by `rare_transforms.RARE` found, and does the same quotation, poster or
+badge (SHARED) make copies of different photographs? Each set is cleaned by one `dedup run`.
 """
 
 from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,27 @@ from dedup.intervals import wilson
 from dedup.manifest import read_manifest
 from dedup.planting import Planted, Score, score
 from dedup.records import Sample
-from dedup.transforms import Encoded, as_jpeg
+from dedup.transforms import Encoded, Transform, as_jpeg
 from pipelines.measured_run import dedup_run
 from pipelines.multiplied import samples
+from pipelines.rare_transforms import RARE
 from pipelines.sample import write_planted
 from pipelines.unseen_transforms import SHARED, UNSEEN
 
 _SHARDS = 2
 
 
-def plant_unseen(originals: Iterable[Sample], copies: int, seed: int) -> Iterator[Planted]:
-    """Each original, followed by `copies` copies of it by the next of UNSEEN, round and round."""
-    names = list(UNSEEN)
+def plant_unseen(
+    originals: Iterable[Sample], copies: int, seed: int, transforms: Mapping[str, Transform] = UNSEEN
+) -> Iterator[Planted]:
+    """Each original, followed by `copies` copies of it by the next of the transforms, round and round."""
+    names = list(transforms)
     for number, (original, picture) in enumerate(_pictures(originals)):
         yield original
         for name in (names[(copies * number + place) % len(names)] for place in range(copies)):
             key = f"{original.key}~{name.replace(' ', '-')}"
             rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-            yield Planted(key, UNSEEN[name](picture, rng), original=original.key, transform=name)
+            yield Planted(key, transforms[name](picture, rng), original=original.key, transform=name)
 
 
 def plant_shared(originals: Iterable[Sample], name: str, seed: int) -> Iterator[Planted]:
@@ -55,9 +58,16 @@ def _pictures(originals: Iterable[Sample]) -> Iterator[tuple[Planted, Image.Imag
             yield Planted(sample.key, whole), decode(whole.data, 0).rgb
 
 
-def found(originals: Iterable[Sample], copies: int, folder: Path, seed: int, arguments: tuple[str, ...] = ()) -> Score:
+def found(
+    originals: Iterable[Sample],
+    copies: int,
+    folder: Path,
+    seed: int,
+    arguments: tuple[str, ...] = (),
+    transforms: Mapping[str, Transform] = UNSEEN,
+) -> Score:
     """What a run in `folder` makes of `plant_unseen`."""
-    manifest, truth = _run(plant_unseen(originals, copies, seed), folder, seed, arguments)
+    manifest, truth = _run(plant_unseen(originals, copies, seed, transforms), folder, seed, arguments)
     return score(manifest, truth)
 
 
@@ -78,10 +88,11 @@ def _run(planted: Iterable[Planted], folder: Path, seed: int, arguments: tuple[s
 
 def report(photos: str, copies: int, seed: int) -> Iterator[str]:
     """The lines of the report."""
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = found(samples(photos), copies, Path(folder), seed)
-    yield _table(outcome.by_transform)
-    yield f"{outcome.wrong_originals} of {outcome.originals:,} photographs removed for another one"
+    for kind, transforms in (("unseen", UNSEEN), ("rare", RARE)):
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = found(samples(photos), copies, Path(folder), seed, transforms=transforms)
+        yield f"{kind} transforms\n{_table(outcome.by_transform)}"
+        yield f"{outcome.wrong_originals} of {outcome.originals:,} photographs removed for another one"
     for name in SHARED:
         with tempfile.TemporaryDirectory() as folder:
             wrong, total = removed(samples(photos), name, Path(folder), seed)
@@ -92,6 +103,6 @@ def report(photos: str, copies: int, seed: int) -> Iterator[str]:
 def _table(by_transform: pd.DataFrame) -> str:
     rows = by_transform.sort_values(["recall", "transform"], ascending=[False, True])
     return "\n".join(
-        f"{row.transform:22}{row.found:5.0f} of{row.copies:5.0f} = {row.recall:6.1%} ({row.low:.1%} to {row.high:.1%})"
+        f"{row.transform:24}{row.found:5.0f} of{row.copies:5.0f} = {row.recall:6.1%} ({row.low:.1%} to {row.high:.1%})"
         for row in rows.itertuples()
     )

@@ -13,6 +13,7 @@ from shard_makers import sample_members
 from dedup.shards import write_shard
 from dedup.transforms import TRANSFORMS
 from pipelines.multiplied import samples
+from pipelines.rare_transforms import RARE
 from pipelines.unseen_benchmark import found, plant_shared, plant_unseen, removed
 from pipelines.unseen_transforms import SHARED, UNSEEN
 from tests.verification import png
@@ -30,18 +31,19 @@ def _photographs(path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("name", [*UNSEEN, *RARE])
 def test_a_transform_is_the_same_by_equal_generators_and_leaves_the_picture(name: str) -> None:
     image = Image.fromarray(skimage.data.coffee()).convert("RGB").resize((120, 90))
     before = image.tobytes()
-    first, again = (UNSEEN[name](image, np.random.default_rng(3)) for _ in range(2))
+    first, again = ((UNSEEN | RARE)[name](image, np.random.default_rng(3)) for _ in range(2))
     assert first.data == again.data
     assert image.tobytes() == before
     assert first.open().convert("RGB").resize(image.size).tobytes() != before
 
 
 def test_none_of_them_is_fitted_on() -> None:
-    assert not set(UNSEEN) & set(TRANSFORMS)
+    assert not set(UNSEEN | RARE) & set(TRANSFORMS)
+    assert not set(UNSEEN) & set(RARE)
 
 
 def test_copies_are_dealt_round_and_round(tmp_path: Path) -> None:
