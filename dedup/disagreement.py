@@ -63,15 +63,16 @@ _NOTHING = 1.4  # grey levels per pixel
 _EDGE = 0.08  # of the side: what is left of a border is no stroke
 
 
-def contested(first: Any, second: Any, mask: UInt8Array) -> tuple[float, float]:
+def contested(first: Any, second: Any, mask: UInt8Array, noise: bool = False) -> tuple[float, float]:
     """`first`, `second` (H, W) float32, one laid onto the other; `mask` (H, W) uint8, 1 where both are -> twice 0..1:
     the share of the area in which both show something, and their gradients run in other directions: of all of it, and
     where both are fainter than half of their picture; 0 where there is no such area.
 
-    Of pictures that hardly contest each other once they are half as large it is what they contest then: noise, and
-    what poor JPEGs make of what is faint, is gone there, and other pictures are as other as before."""
+    With `noise`, of pictures that hardly contest each other once they are half as large it is what they contest then:
+    noise, and what poor JPEGs make of what is faint, is gone there. Other pictures are as other as before, but in
+    uniform sets."""
     found = _contested_at(_CONTESTED_SIDE, first, second, mask)
-    if not is_contested(*found):
+    if not (noise and is_contested(*found)):
         return found
     coarser = _contested_at(_CONTESTED_SIDE // 2, first, second, mask)
     return coarser if coarser[0] <= _HARDLY and coarser[1] <= UNCONTESTED else found

@@ -9,7 +9,7 @@ band-passed, so that light, contrast and colour drop out, and correlated in 8x8 
 copy agrees in nearly all tiles that hold texture; pictures that share a logo, a frame or an outline in a few.
 
 The map is found by local features (`local_features`); ECC (Evangelidis and Psarakis 2008) then moves it to subpixel
-accuracy, if asked by a homography.
+accuracy, outside of crowds by a homography.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Evidence:
         found = _with_tiles(self, _tiles(self.laid.ours, fixed))
         laid = self.laid._replace(mask=mask, fixed=fixed)
         covered, covered_other = self.covered * left, self.covered_other * left
-        return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other))
+        return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other), noise=True)
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
@@ -121,10 +121,11 @@ NO_DOUBTS = Doubts()
 
 
 def compare(
-    a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts = NO_DOUBTS, perspective: bool = False
+    a: Picture, b: Picture, guess: Floats | None = None, doubts: Doubts = NO_DOUBTS, alone: bool = False
 ) -> Evidence:
-    """The evidence of the best alignment found; with `perspective` also of what is seen from the side, if so many local
-    features say so that it is no thing that was turned a little.
+    """The evidence of the best alignment found. Of pictures that are `alone`, where no crowd is known around either,
+    noise contests nothing, and they may be seen from the side, if so many local features say so that it is no thing
+    that was turned a little.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as the thumbnails suggest it;
     without one the whole pictures are laid on each other. It matters where local features are few. Where `doubts` stop
@@ -142,28 +143,28 @@ def compare(
         found, unmirrored = [*found, *_mirrored(a, b)], False
     if all(map(doubts.roughly, found)):
         return max(found, key=_weight)
-    found = [_refined(each, perspective) for each in found]
+    found = [_refined(each, alone) for each in found]
     if unmirrored and all(map(doubts.exactly, found)):
-        found, unmirrored = [*found, *(_refined(each, perspective) for each in _mirrored(a, b))], False
+        found, unmirrored = [*found, *(_refined(each, alone) for each in _mirrored(a, b))], False
     best = max(found, key=_weight)
     if doubts.exactly(best):
         return best
-    best = _contested(best)
+    best = _contested(best, noise=alone)
     if unmirrored and best.contested_faint > UNCONTESTED:
-        best = _or_mirrored(best, a, b, perspective)
+        best = _or_mirrored(best, a, b, alone)
     return best
 
 
 def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS) -> Evidence:
     """`compare` without local features: of one alignment alone, that which `guess` says."""
     found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0), perspective=False)
-    return found if doubts.exactly(found) else _contested(found)
+    return found if doubts.exactly(found) else _contested(found, noise=True)
 
 
-def _or_mirrored(best: Evidence, a: Picture, b: Picture, perspective: bool) -> Evidence:
+def _or_mirrored(best: Evidence, a: Picture, b: Picture, alone: bool) -> Evidence:
     """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
     for each in _mirrored(a, b):
-        mirrored = _contested(_refined(each, perspective))
+        mirrored = _contested(_refined(each, alone), noise=alone)
         less_contested = mirrored.contested_faint < best.contested_faint
         if less_contested and _weight(mirrored) > _NO_LIGHTER * _weight(best):
             return mirrored
@@ -176,10 +177,10 @@ def _mirrored(a: Picture, b: Picture) -> list[Evidence]:
     return [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
 
 
-def _contested(found: Evidence) -> Evidence:
+def _contested(found: Evidence, noise: bool) -> Evidence:
     if found.laid is None or found.correlation < _ALIKE:
         return found
-    whole, faint = contested(*found.laid[:3])
+    whole, faint = contested(*found.laid[:3], noise=noise)
     return replace(found, contested=whole, contested_faint=faint)
 
 

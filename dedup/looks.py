@@ -246,7 +246,7 @@ def contradict(a: Views, b: Views, guess: Floats) -> bool:
 
 
 def _contradict(
-    a: Views, b: Views, guess: Floats, around: Around, at_side: Evidence | None = None, perspective: bool = False
+    a: Views, b: Views, guess: Floats, around: Around, at_side: Evidence | None = None, alone: bool = False
 ) -> bool:
     """Also, where it is so alike around one of the two, whether strokes contradict each other, neither being what was
     put over one of them: the more alike it is around both, the less of it. `at_side` is what `compare` finds at
@@ -255,7 +255,7 @@ def _contradict(
     drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
     if not drawn and not uniform:
         return False
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, perspective=perspective) if at_side is None else at_side
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=alone) if at_side is None else at_side
     contradicted, mutual = evidence.contradiction()
     if uniform:
         allowed = CONTRADICTED * (1 - max(around.crowding, UNIFORM)) / (1 - UNIFORM)
@@ -283,7 +283,7 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
         glance = side < SIDE
         roughly = HOPELESS_IN_A_CROWD if glance and crowded else 0.0
         doubts = Doubts(_below(roughly, crowding), _below(no_below if glance else UNLIKELY, crowding))
-        evidence = compare(a.at(side), b.at(side), guess, doubts, perspective=alone)
+        evidence = compare(a.at(side), b.at(side), guess, doubts, alone=alone)
         probability = _probability(evidence, crowding)
         if probability < no_below:
             return min(probability, UNLIKELY) if glance else probability, evidence, not glance
@@ -296,7 +296,7 @@ def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float
             views.softened(other.lost) if views.lost > other.lost else views.at(SIDE)
             for views, other in ((a, b), (b, a))
         )
-        softened = compare(first, second, guess, perspective=alone)
+        softened = compare(first, second, guess, alone=alone)
         once_more = _probability(softened, crowding)
         if once_more > probability:
             return once_more, softened, False

@@ -175,7 +175,9 @@ def test_noise_contests_nothing() -> None:
         noisy = np.asarray(original, float) + rng.normal(0, 75, (400, 400, 3))
         copy = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
         first, second = _grey(original), _grey(copy)
-        assert not is_contested(*contested(first, second, _everywhere(first))), title
+        assert not is_contested(*contested(first, second, _everywhere(first), noise=True)), title
+    flower, other = _grey(photograph("flower")), _grey(photograph("coffee"))
+    assert contested(flower, other, _everywhere(flower), noise=True) == contested(flower, other, _everywhere(flower))
 
 
 def test_what_lies_outside_the_overlap_does_not_count() -> None:

@@ -200,7 +200,7 @@ def from_the_side(name: str) -> Image.Image:
 @pytest.mark.parametrize("name", sorted(set(PHOTOGRAPHS) - {"rocket"}))  # of which too few local features are left
 def test_a_copy_seen_from_the_side_is_one_outside_of_crowds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Views(np.asarray(photograph(name))), Views(np.asarray(from_the_side(name)))
-    flat, deep = (compare(one.at(SIDE), other.at(SIDE), perspective=perspective) for perspective in (False, True))
+    flat, deep = (compare(one.at(SIDE), other.at(SIDE), alone=alone) for alone in (False, True))
     assert deep.correlation > max(flat.correlation + 0.1, 0.9)
     assert judge(one, other, np.eye(2, 3)) >= SETTINGS.accepts_from
     asked: list[bool] = []
@@ -217,7 +217,7 @@ def test_a_copy_seen_from_the_side_is_one_outside_of_crowds(name: str, monkeypat
 def test_a_homography_is_asked_of_many_local_features_alone() -> None:
     """Of few it would lay two moments of a thing that turns onto each other."""
     one, other = picture(np.asarray(photograph("rocket"))), picture(np.asarray(from_the_side("rocket")))
-    flat, deep = (compare(one, other, perspective=perspective) for perspective in (False, True))
+    flat, deep = (compare(one, other, alone=alone) for alone in (False, True))
     assert 20 < flat.inliers < 50
     assert flat == deep
 
