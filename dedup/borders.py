@@ -33,8 +33,12 @@ _WORDS = 0.08  # ... and where words are written on it
 _PICTURE = 0.3  # ... and in the picture at most, on the line after the edge
 _THICK = 0.1  # of a side's length: so far at least the edge's colour does not return, as it does between lines of text
 _RETURNED = 0.5  # share of a line from which it has
-_DEEPEST = 0.42  # of a side's length; what is plain further in is the picture
-_MOST = 0.75  # of a side's length that edges may take together
+_DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
+_MOST = 0.6  # of a side's length that edges may take together
+# ... but as black, white or grey bars on both sides, as screens have around a picture of another shape. In colours these
+# would be a flag's.
+_DEEPEST_BARS, _MOST_OF_BARS = 0.42, 0.75
+_GREY = 14  # levels by which the channels of a bar may differ
 _EMPTY = 0.5  # share of the picture inside that is of one colour, from which it is no photograph
 _FEW_TONES = 0.93  # ... and of three grey levels: what is left of a flag without its first band
 _MIXED = 2  # lines between two bands of a frame, or of a picture and what was around it
@@ -98,16 +102,17 @@ def _is_plain(line: UInt8Array) -> bool:
 def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
     """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of the picture inside."""
     height, width = rgb.shape[:2]
-    top, bottom, left, right = 0, height, 0, width
+    left, top, right, bottom = _between_bars(rgb)
+    most = _MOST if (left, top, right, bottom) == (0, 0, width, height) else _MOST_OF_BARS
     for ring in range(_RINGS):
         before, mixed = (top, bottom, left, right), _MIXED if ring else 0
-        above, below = _edges(rgb[top:bottom, left:right], mixed)
-        top, bottom = top + above, bottom - below
-        first, last = _edges(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
-        left, right = left + first, right - last
+        top += _edge(rgb[top:bottom, left:right], mixed)
+        bottom -= _edge(rgb[top:bottom, left:right][::-1], mixed)
+        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
+        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1], mixed)
         if (top, bottom, left, right) == before:
             break
-    if bottom - top < (1 - _MOST) * height or right - left < (1 - _MOST) * width:
+    if bottom - top < (1 - most) * height or right - left < (1 - most) * width:
         return 0, 0, width, height
     if (left, top, right, bottom) != (0, 0, width, height) and _is_empty(rgb[top:bottom, left:right]):
         return 0, 0, width, height
@@ -122,10 +127,23 @@ def _is_empty(inside: UInt8Array) -> bool:
     return bool(plainness(np.asarray(Image.fromarray(inside).convert("L"))[None])[0, 1] >= _FEW_TONES)
 
 
-def _edges(lines: UInt8Array, mixed: int) -> tuple[int, int]:
-    """How many of the first and of the last lines are added edges; none where these would meet."""
-    first, last = _edge(lines, mixed), _edge(lines[::-1], mixed)
-    return (first, last) if first + last < len(lines) else (0, 0)
+def _between_bars(rgb: UInt8Array) -> tuple[int, int, int, int]:
+    """`picture_box` of a picture between two deep bars of one grey, above and below or left and right; else of all."""
+    height, width = rgb.shape[:2]
+    above, below = _bars(rgb)
+    if above + below > _MOST * height:
+        return 0, above, width, height - below
+    first, last = _bars(rgb.swapaxes(0, 1))
+    return (first, 0, width - last, height) if first + last > _MOST * width else (0, 0, width, height)
+
+
+def _bars(lines: UInt8Array) -> tuple[int, int]:
+    """How many of the first and of the last (N, length, 3) lines are bars of one grey; none if either side has none."""
+    colours = _colour(lines[0]), _colour(lines[-1])
+    if np.ptp(colours[0]) > _GREY or np.abs(colours[0] - colours[1]).max() > _TOLERANCE:
+        return 0, 0
+    first, last = _band(lines, _DEEPEST_BARS), _band(lines[::-1], _DEEPEST_BARS)
+    return (first, last) if first and last else (0, 0)
 
 
 def _edge(lines: UInt8Array, mixed: int) -> int:
@@ -138,9 +156,9 @@ def _edge(lines: UInt8Array, mixed: int) -> int:
     return 0
 
 
-def _band(lines: UInt8Array) -> int:
-    """`_edge` of the colour of the first line."""
-    reach, thick = int(_DEEPEST * len(lines)), int(_THICK * len(lines))
+def _band(lines: UInt8Array, deepest: float = _DEEPEST) -> int:
+    """`_edge` of the colour of the first line, up to that share of them."""
+    reach, thick = int(deepest * len(lines)), int(_THICK * len(lines))
     if not reach or not _is_plain(lines[0]):  # of a strip, or of what many bands have left, no line can be spared
         return 0
     colour, seen = _colour(lines[0]), lines[: reach + 2 + thick]

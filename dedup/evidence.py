@@ -99,7 +99,7 @@ class Evidence:
         found = _with_tiles(self, _tiles(self.laid.ours, fixed))
         laid = self.laid._replace(mask=mask, fixed=fixed)
         covered, covered_other = self.covered * left, self.covered_other * left
-        return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other), noise=True)
+        return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other), noise=False)
 
 
 NO_EVIDENCE = Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)

@@ -38,8 +38,8 @@ _SUGGESTIONS_PER_IMAGE = 16
 # nearly equal are the hashes of a copy with a watermark that thumbnails doubt.
 _LIKELY, _ALIKE = np.float32(0.5), np.float32(1 - 4 / 64)
 
-# Thumbnails dismiss no pair of such a cosine, but where everything looks alike: of 594 pairs of different photographs
-# that they dismiss 50 have it, and of 26 of copies, by all kinds of retouching, 23.
+# Thumbnails dismiss no pair of such a cosine, but where everything looks alike around both: of 594 pairs of different
+# photographs that they dismiss 50 have it, and of 26 of copies, by all kinds of retouching, 23.
 _HOPEFUL = np.float32(0.8)
 
 # Of a verified pair, what suggestions are made from.
@@ -119,10 +119,11 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tu
 
 
 def hopeful(pairs: pa.Table, cosine: Singles, samples: pa.Table) -> Bools:
-    """(N,): which pairs thumbnails do not dismiss, as they do not see a picture that was turned and cropped; `pairs`
-    and `cosine` (N,) are as `distinct` gives them, `samples` has sample_id and crowding."""
-    alone = _of_both(pairs, samples, samples["crowding"].to_numpy())[0] <= CROWD
-    return np.asarray(alone & (cosine >= _HOPEFUL))  # NaN is not
+    """(N,): which pairs thumbnails do not dismiss, as they do not see a picture that was turned and cropped: of very
+    alike embeddings, one of which lies in no crowd. `pairs` and `cosine` (N,) are as `distinct` gives them, `samples`
+    has sample_id and crowding."""
+    lesser, _ = _of_both(pairs, samples, samples["crowding"].to_numpy())
+    return np.asarray((lesser <= CROWD) & (cosine >= _HOPEFUL))  # NaN is not
 
 
 def worth_a_look(

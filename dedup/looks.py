@@ -109,18 +109,18 @@ class Views:
 
     def __init__(self, rgb: UInt8Array) -> None:
         """`rgb` (H, W, 3) uint8, the picture, at SIDE pixels or more where it has so many."""
-        self.small = max(rgb.shape[:2]) <= SMALL_SIDE
+        small = max(rgb.shape[:2]) <= SMALL_SIDE
         # Of larger pictures no more is held than the views need.
-        self._pixels = rgb if self.small else grey_at(rgb, SIDE)
-        self._colour = resized(rgb)
+        self._hold(small, rgb if small else grey_at(rgb, SIDE), resized(rgb))
+
+    def _hold(self, small: bool, pixels: UInt8Array, colour: UInt8Array) -> None:
+        self.small, self._pixels, self._colour = small, pixels, colour
         self._prepared: dict[int, Picture] = {}
 
-    @cached_property
     def inverted(self) -> Views:
         """The negative: its levels taken from 255."""
         negative = object.__new__(Views)
-        negative.small, negative._prepared = self.small, {}
-        negative._pixels, negative._colour = 255 - self._pixels, 255 - self._colour
+        negative._hold(self.small, 255 - self._pixels, 255 - self._colour)
         return negative
 
     @cached_property
@@ -202,12 +202,12 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     if probability <= UNLIKELY:
         return probability
     whole = _unless_contested(a, b, guess, around, probability, evidence, full)
-    if whole >= MATCHED_PROBABILITY or not _alone(around) or (a.drawn and b.drawn):
+    if whole >= MATCHED_PROBABILITY or not (full and _alone(around)) or (a.drawn and b.drawn):
         return whole
     left = evidence.uncovered()
     if left is None:
         return whole
-    return max(whole, _unless_contested(a, b, guess, around, _probability(left, around.crowding), left, full))
+    return max(whole, _unless_contested(a, b, guess, around, _probability(left, around.crowding), left, full=True))
 
 
 def _unless_contested(

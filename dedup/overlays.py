@@ -1,7 +1,8 @@
 """Where one of two aligned pictures was covered: by words, stripes, stickers, plain patches.
 
-What is put over a picture is mostly plainer than the picture: flat, or of few grey levels. Another thing before the
-same background is mostly not, nor is a thing that moved: where it was, the other picture shows the background.
+What is put over a picture is mostly plainer than the picture: flat, or of few grey levels. And it ends in an edge that
+the other picture does not have, for there the picture goes on. Of two things before one background, or two prints in
+one frame, both have that edge; of a thing that moved, either is over the other's background.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from dedup.geometry import gradients
 
 UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
@@ -28,6 +31,12 @@ _MOVED = np.ones((3, 3), np.uint8)  # within this reach a pixel may lie elsewher
 _LEVELS, _LEVEL, _OF_LEVELS = 3, 6, 0.4
 _MOSTLY_FLAT, _PLAINER = 0.5, 0.3
 _FLAT, _AROUND = 5.0, (5, 5)  # standard deviation up to this, in grey levels, within so many pixels
+# Where the picture goes on, it has up to so many times the edges that it has near: so do 262 of 280 pictures that are
+# covered in their copies; of 55 pairs of other prints and drawings on one scene none, and 2 of 16 of things before one
+# background.
+_GOES_ON = 1.2
+_CLOSED, _NEAR = np.ones((5, 5), np.uint8), np.ones((25, 25), np.uint8)
+_SMOOTH, _LEAST_EDGE = 1.0, 0.5  # sigma, in pixels; grey levels per pixel
 _EDGE = np.ones((11, 11), np.uint8)  # soft edges, shadows and outlines belong to what lies over the picture
 
 
@@ -35,11 +44,13 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     """`first`, `second` (H, W) float32, grey levels, one laid onto the other; `mask` (H, W) uint8, 1 where both are ->
     (H, W) uint8, 1 where something plain was put over one of them; None where nothing like that was. Whether what is
     left is one picture is for the caller to ask."""
+    if not mask.any():
+        return None
     other = _other(first, second, mask)
     if not _LEAST_PIXELS <= other.sum() <= _MOST * mask.sum():
         return None
     plain = [(_flat(grey, other), _in_levels(grey[other])) for grey in (first, second)]
-    if not (_plainer(*plain) or _plainer(*plain[::-1])):
+    if not (_plainer(*plain) or _plainer(*plain[::-1])) or not _ends_in_one(first, second, other, mask):
         return None
     covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
@@ -49,6 +60,18 @@ def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:
     flat, in_levels = this
     flatter = flat >= _MOSTLY_FLAT and flat >= other[0] + _PLAINER
     return in_levels >= _OF_LEVELS and (flatter or in_levels >= other[1] + _PLAINER)
+
+
+def _ends_in_one(first: Any, second: Any, other: Bools, mask: UInt8Array) -> bool:
+    """Whether one of the two has hardly more edges where `other` ends than near it: the picture goes on there."""
+    area = cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
+    around, inner, near = cv2.dilate(area, _CLOSED), cv2.erode(area, _MOVED), cv2.dilate(area, _NEAR)
+    ends = (around > inner) & (mask > 0)
+    beside = (near > 0) & ~ends & (mask > 0)
+    if not (ends.any() and beside.any()):
+        return False
+    edges = [cv2.magnitude(*gradients(grey, _SMOOTH)) for grey in (first, second)]
+    return min(float(edge[ends].mean() / (edge[beside].mean() + _LEAST_EDGE)) for edge in edges) <= _GOES_ON
 
 
 def _other(first: Any, second: Any, mask: UInt8Array) -> Bools:

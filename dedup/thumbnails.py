@@ -150,10 +150,14 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
 
 
 def inverted_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
-    """`turned_likeness` of the negative of picture i, mirrored or not, with picture j."""
-    pairs = np.arange(len(i))
-    found = whole_likeness(np.concatenate([255 - thumbnails[i], thumbnails[j]]), pairs, len(i) + pairs)
-    return found.best, found.map
+    """`turned_likeness` of the negative of picture i, mirrored or not, with picture j: a negative's signature is the
+    picture's, with the other sign."""
+    named, place = _named(thumbnails, i, j)
+    wholes = _wholes(_levels(named), SIGNATURE_SIDE)
+    first, second = place[: len(i)], place[len(i) :]
+    plain, mirrored = (-_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(i), 1))
+    return np.maximum(plain, mirrored), _maps(boxes, np.zeros(len(i), bool), mirrored > plain)
 
 
 # Quarters counterclockwise, after mirroring or not: all but the two that `likeness` tries.

@@ -34,7 +34,7 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
 from dedup.local_features import SIDE
-from dedup.looks import UNLIKELY, Around, Views, contradict, judge, thumbnail_features
+from dedup.looks import CROWD, UNLIKELY, Around, Views, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import (
@@ -59,7 +59,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 9  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 10  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -80,9 +80,9 @@ HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
 # candidates that are left there. In uniform sets it leaves nearly all.
 HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.37, 0.65
 
-# Pictures that are so much alike once one is turned by 90 or 180 degrees, or upside down, or inverted, and so much more
-# than as they are, are compared so.
-TURNED, TURNED_BETTER = 0.6, 0.1
+# Pictures that are so much alike once one is turned by 90 or 180 degrees, or upside down, and so much more than as they
+# are, are compared turned; inverted, if they are as much alike as a picture and its negative are.
+TURNED, TURNED_BETTER, INVERTED = 0.6, 0.1, 0.85
 # But those that have hardly more than three grey levels: turned, a flag or an arrow is another one, and so is a sign
 # whose colours are inverted.
 UPRIGHT = 0.9
@@ -187,11 +187,17 @@ def verify_pairs(
                 if probability[row] == SAME_PROBABILITY:
                     probability[row] = UNLIKELY if contradict(a, b, first.guess[row]) else SAME_PROBABILITY
                 else:
-                    other = b.inverted if first.inverted[row] else b
-                    probability[row] = judge(a, other, first.guess[row], Around(*crowds[row]))
+                    probability[row] = _judge(a, b, first, row, Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
     return replace(first, probability=probability)
+
+
+def _judge(a: Views, b: Views, first: Verdicts, row: Ints | int, around: Around) -> float:
+    """`looks.judge` of a row; where everything is alike, the negative of one looks like another, too."""
+    if not first.inverted[row]:
+        return judge(a, b, first.guess[row], around)
+    return UNLIKELY if around.most > CROWD else judge(a, b.inverted(), first.guess[row], around)
 
 
 def settle_pairs(pairs: pa.Table, descriptors: pa.Table, hopeful: Bools | None = None) -> Verdicts:
@@ -221,8 +227,8 @@ def settle(thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, 
     equal[same] = worst <= SAME_WORST_OF_DRAWINGS
     same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
-    _otherwise(found, turned_likeness, thumbnails, i, j)
-    inverted = _otherwise(found, inverted_likeness, thumbnails, i, j)
+    _otherwise(found, turned_likeness, TURNED, thumbnails, i, j)
+    inverted = _otherwise(found, inverted_likeness, INVERTED, thumbnails, i, j)
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
     dismissible = telling & ~same & ~(hopeful & ~small) & ~inverted
@@ -265,15 +271,16 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
 def _otherwise(
     found: Likeness,
     likeness_otherwise: Callable[[UInt8Array, Ints, Ints], tuple[Singles, Floats]],
+    least: float,
     thumbnails: UInt8Array,
     i: Ints,
     j: Ints,
 ) -> Bools:
-    """(N,): where pictures fit far better once one is turned, or inverted; that counts, and `found` holds it then. Not
-    for flags, arrows and signs."""
+    """Puts into `found` what fits far better once one picture is turned, or inverted; not for flags, arrows and signs.
+    Gives where (N,)."""
     unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
     best, maps = likeness_otherwise(thumbnails, i[unlike], j[unlike])
-    better = np.flatnonzero((best >= TURNED) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
+    better = np.flatnonzero((best >= least) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
     better = better[~_plain(thumbnails, i[unlike[better]], j[unlike[better]], UPRIGHT)]
     fits = Likeness(best[better], best[better], np.ones(len(better), np.float32), maps[better])
     _fill(found, unlike[better], fits)
