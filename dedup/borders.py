@@ -35,7 +35,7 @@ _THICK = 0.1  # of a side's length: so far at least the edge's colour does not r
 _RETURNED = 0.5  # share of a line from which it has
 _DEEPEST = 0.35  # of a side's length; what is plain further in is the picture
 _MOST = 0.6  # of a side's length that edges may take together
-# ... but as black, white or grey bars on both sides, as screens have around a picture of another shape. In colours these
+# ... but as black, white or grey bars on both sides, as screens have around a picture of another shape. In colours they
 # would be a flag's.
 _DEEPEST_BARS, _MOST_OF_BARS = 0.42, 0.75
 _GREY = 14  # levels by which the channels of a bar may differ
