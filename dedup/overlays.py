@@ -62,7 +62,7 @@ def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _goes_on(first: Any, second: Any, other: Bools, mask: UInt8Array) -> bool:
-    """Whether, where what is `other` ends, one of the two has hardly more edges than near it: thing by thing, since some
+    """Whether, where what is `other` ends, one of the two has hardly more edges than near it: thing by thing, as some
     may lie over the one and some over the other."""
     area = cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
     around = cv2.dilate(area, _CLOSED)
