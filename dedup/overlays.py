@@ -19,9 +19,9 @@ UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 _MOST = 0.25  # of the area: what covers more is a picture of its own
-_MOST_WITH_EDGES = 0.5
-_LEAST_PIXELS = 30
-_FIT_STEPS = 5
+_MOST_WITH_EDGES = 0.5  # ... with what belongs to it around it
+_LEAST_PIXELS = 30  # of fewer nothing is said
+_FIT_STEPS = 5  # of brightness and contrast
 _OTHER = (12.0, 3.0)  # grey levels, and times the median difference: pixels that differ more are others
 _MOVED = np.ones((3, 3), np.uint8)  # within this reach a pixel may lie elsewhere
 # What is plain has 3 grey levels, 6 wide each, in at least such a share of it; and it is plainer than what lies under

@@ -187,13 +187,13 @@ def verify_pairs(
                 if probability[row] == SAME_PROBABILITY:
                     probability[row] = UNLIKELY if contradict(a, b, first.guess[row]) else SAME_PROBABILITY
                 else:
-                    probability[row] = _judge(a, b, first, row, Around(*crowds[row]))
+                    probability[row] = _judge(a, b, first, int(row), Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
     return replace(first, probability=probability)
 
 
-def _judge(a: Views, b: Views, first: Verdicts, row: Ints | int, around: Around) -> float:
+def _judge(a: Views, b: Views, first: Verdicts, row: int, around: Around) -> float:
     """`looks.judge` of a row; where everything is alike, the negative of one looks like another, too."""
     if not first.inverted[row]:
         return judge(a, b, first.guess[row], around)

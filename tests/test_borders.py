@@ -46,6 +46,15 @@ def test_a_phone_shows_a_wide_picture_on_its_tall_screen(name: str, colour: str)
     assert inside.height == pytest.approx(image.height, rel=0.04)
 
 
+@pytest.mark.parametrize("colours", [("green", "crimson"), ("crimson", "crimson"), ("black", "white")])
+def test_of_two_deep_bars_that_are_not_of_one_grey_one_stays(colours: tuple[str, str]) -> None:
+    """As in a flag of three bands with arms on the middle one."""
+    flag = Image.new("RGB", (300, 200), colours[0])
+    flag.paste(colours[1], (0, 133, 300, 200))
+    flag.paste(photograph("coffee").resize((300, 67)), (0, 66))
+    assert without_borders(flag).height == 134
+
+
 def test_the_box_is_that_of_the_picture() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     framed = np.full((200, 256, 3), 240, np.uint8)

@@ -104,3 +104,8 @@ def test_what_lies_outside_the_overlap_does_not_count() -> None:
     assert isinstance(covered, Image.Image)
     truth = np.abs(grey(image) - grey(covered)) > 5
     assert covering(grey(image), grey(covered), (~truth).astype(np.uint8)) is None
+
+
+def test_without_an_overlap_nothing_is_covered() -> None:
+    image = grey(photograph("astronaut"))
+    assert covering(image, image, np.zeros_like(ALL)) is None

@@ -102,6 +102,13 @@ def test_negatives_of_other_photographs_and_of_signs_are_others() -> None:
     assert (verdicts.probability < SETTINGS.accepts_from).all()
 
 
+def test_where_everything_is_alike_no_negative_is_a_copy() -> None:
+    image = photograph("chelsea")
+    files = {"a": png(image), "b": png(ImageOps.invert(image))}
+    for crowding, found in ((0.0, True), ((0.0, 0.95), False), (0.95, False)):
+        assert (verified(files, [("a", "b")], crowding).probability >= SETTINGS.accepts_from).all() == found
+
+
 def test_turned_pictures_are_laid_onto_each_other() -> None:
     image = photograph("coffee").resize((32, 32))
     for turn in TURNS.values():
