@@ -23,6 +23,7 @@ from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
 from dedup.geometry import softened
 from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
+from dedup.overlays import LEAST_REPLACED
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
 from dedup.thumbnails import Likeness
 from dedup.verification_model import MODELS
@@ -219,6 +220,8 @@ def _unless_contested(
     contested = is_contested(evidence.contested, evidence.contested_faint)
     if contested or _contradict(a, b, guess, shared, evidence if full else None, _alone(around)):
         return UNLIKELY
+    if _replaced(a, b, guess, evidence, full, _alone(around)):
+        return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
     drawn = a.drawn and b.drawn
@@ -228,6 +231,13 @@ def _unless_contested(
         return UNLIKELY
     colours = compare_small(a.as_small, b.as_small, guess)
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
+
+
+def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool, alone: bool) -> bool:
+    """Whether something in the one is another thing in the other, as two prints on one shirt are."""
+    if not alone or evidence.differing() < (LEAST_REPLACED if full else LEAST_REPLACED / 2):
+        return False
+    return (evidence if full else compare(a.at(SIDE), b.at(SIDE), guess, alone=alone)).replaced()
 
 
 def _matched(probability: float, evidence: Evidence, crowding: float) -> bool:

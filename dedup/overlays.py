@@ -1,8 +1,11 @@
-"""Where one of two aligned pictures was covered: by words, stripes, stickers, plain patches.
+"""Where two aligned pictures differ: was one of them covered there, or is it another thing in the same place?
+
+    covering   by words, stripes, stickers, plain patches: what lies over one of the two
+    replaced   two prints on one shirt, two covers in one frame: whether both show something there, and not the same
 
 What is put over a picture is mostly plainer than the picture: flat, or of few grey levels. And it ends in an edge that
-the other picture does not have, for there the picture goes on. Of two things before one background, or two prints in
-one frame, both have that edge; of a thing that moved, neither picture is the plainer where it was and is.
+the other picture does not have, for there the picture goes on. Of two prints in one frame both have that edge; of a
+thing that moved, neither picture is the plainer where it was and is.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ _FLAT, _AROUND = 5.0, (5, 5)  # standard deviation up to this, in grey levels, w
 _GOES_ON = 1.1
 _CLOSED, _NEAR = np.ones((5, 5), np.uint8), np.ones((25, 25), np.uint8)
 _SMOOTH, _LEAST_EDGE = 1.0, 0.5  # sigma, in pixels; grey levels per pixel
+# Of what was replaced, the share of the area; the edges where it ends, times those near it, in both; how parallel these
+# are; and the correlation of gradients within it, at most. So are 47 of 60 pairs of different prints on one scene, and
+# none of 964 pairs of photographs and their copies by all kinds of retouching.
+LEAST_REPLACED, _ENDING, _PARALLEL, _SAME = 0.04, 1.3, 0.6, 0.2
 _EDGE = np.ones((11, 11), np.uint8)  # soft edges, shadows and outlines belong to what lies over the picture
 
 
@@ -61,16 +68,53 @@ def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:
     return in_levels >= _OF_LEVELS and (flatter or in_levels >= other[1] + _PLAINER)
 
 
+def differing(first: Any, second: Any, mask: UInt8Array) -> float:
+    """Arguments as of `covering` -> the share of the area where the two differ, 0..1."""
+    return float(_other(first, second, mask).sum()) / max(float(mask.sum()), 1.0) if mask.any() else 0.0
+
+
+def replaced(first: Any, second: Any, mask: UInt8Array) -> bool:
+    """Arguments as of `covering` -> whether the two differ in a place that ends in one edge of both, and nothing that
+    one shows there is seen in the other."""
+    if differing(first, second, mask) < LEAST_REPLACED:
+        return False
+    area = _closed(_other(first, second, mask))
+    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, _CLOSED)
+    ends, beside = _ends_and_beside(area, mask)
+    inner = cv2.erode(area, _CLOSED) > 0
+    if not (ends.any() and beside.any() and inner.any()):
+        return False
+    slopes = [np.stack(gradients(grey, _SMOOTH)) for grey in (first, second)]
+    edges = [np.sqrt(np.square(slope).sum(0)) for slope in slopes]
+    ending = min(float(edge[ends].mean() / (edge[beside].mean() + _LEAST_EDGE)) for edge in edges)
+    both = (slopes[0] * slopes[1]).sum(0)
+    parallel, same = (_normed(each, where, edges) for each, where in ((np.abs(both), ends), (both, inner)))
+    return ending >= _ENDING and parallel >= _PARALLEL and same <= _SAME
+
+
+def _normed(products: Any, where: Bools, edges: list[Any]) -> float:
+    first, second = (float(np.square(edge[where]).sum()) for edge in edges)
+    return float(products[where].sum()) / float((first * second + 1) ** 0.5)
+
+
+def _closed(other: Bools) -> Any:
+    return cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
+
+
+def _ends_and_beside(area: Any, mask: UInt8Array) -> tuple[Bools, Bools]:
+    """(H, W) each: where the area ends, and what is near that."""
+    ends = (cv2.dilate(area, _CLOSED) > cv2.erode(area, _MOVED)) & (mask > 0)
+    return ends, (cv2.dilate(area, _NEAR) > 0) & ~ends & (mask > 0)
+
+
 def _goes_on(first: Any, second: Any, other: Bools, mask: UInt8Array) -> bool:
     """Whether, where what is `other` ends, one of the two has hardly more edges than near it: thing by thing, as some
     may lie over the one and some over the other."""
-    area = cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
-    around = cv2.dilate(area, _CLOSED)
-    ends = (around > cv2.erode(area, _MOVED)) & (mask > 0)
-    beside = (cv2.dilate(area, _NEAR) > 0) & ~ends & (mask > 0)
+    area = _closed(other)
+    ends, beside = _ends_and_beside(area, mask)
     if not (ends.any() and beside.any()):
         return False
-    _, things = cv2.connectedComponents(around)
+    _, things = cv2.connectedComponents(cv2.dilate(area, _CLOSED))
     of_things = []
     for grey in (first, second):
         edges = cv2.magnitude(*gradients(grey, _SMOOTH))

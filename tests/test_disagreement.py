@@ -47,18 +47,19 @@ def test_photographs_that_share_what_was_put_over_them_are_no_copies(name: str) 
     assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
 
 
-def test_different_things_before_one_background_make_no_copies() -> None:
+@pytest.mark.parametrize(("radius", "most"), [(126, 0), (103, 5), (88, 3)])
+def test_different_things_before_one_background_hardly_ever_make_copies(radius: int, most: int) -> None:
+    """They cover a third, a fifth or a seventh of the area; but for their common edge 0, 15 and all 24 would."""
     y, x = np.mgrid[:400, :400]
-    inside = (x - 190) ** 2 + (y - 210) ** 2 < 126**2  # a third of the area
+    inside = (x - 190) ** 2 + (y - 210) ** 2 < radius**2
     files, pairs = {}, []
     for background in NAMES[:4]:
-        for thing in NAMES[4:6]:
+        for thing in NAMES[4:]:
             pixels = np.array(photograph(background))
             pixels[inside] = np.asarray(photograph(thing))[inside]
             files[f"{background}/{thing}"] = png(Image.fromarray(pixels))
-        pairs.append((f"{background}/{NAMES[4]}", f"{background}/{NAMES[5]}"))
-    accepted = verified(files, pairs).probability >= ACCEPTS
-    assert [pair for pair, wrong in zip(pairs, accepted, strict=True) if wrong] == []
+        pairs += [(f"{background}/{a}", f"{background}/{b}") for a, b in combinations(NAMES[4:], 2)]
+    assert (verified(files, pairs).probability >= ACCEPTS).sum() <= most
 
 
 @pytest.mark.parametrize("name", ["three patches", "four stripes", "four stickers", "large words"])

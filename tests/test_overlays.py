@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from dedup.overlays import covering
+from dedup.overlays import covering, differing, replaced
 from dedup.transforms import TRANSFORMS
 from pipelines.unseen_transforms import UNSEEN
 from tests.verification import whole_photograph
@@ -109,3 +111,39 @@ def test_what_lies_outside_the_overlap_does_not_count() -> None:
 def test_without_an_overlap_nothing_is_covered() -> None:
     image = grey(photograph("astronaut"))
     assert covering(image, image, np.zeros_like(ALL)) is None
+
+
+def printed(scene: str, image: Image.Image) -> Image.Image:
+    """As on a shirt, on 15 % of a photograph."""
+    page = photograph(scene)
+    page.paste(image.resize((110, 90)), (70, 80))
+    return page
+
+
+def test_most_other_prints_in_the_same_place_make_another_picture() -> None:
+    found = []
+    for name in NAMES:
+        for first, second in combinations(("flower", "rocket", "camera", "coins", "china", "cell"), 2):
+            pair = [grey(printed(name, photograph(title))) for title in (first, second)]
+            found.append(replaced(*pair, ALL))
+            assert differing(*pair, ALL) > 0.04
+            assert replaced(*pair[::-1], ALL) == found[-1]
+    assert sum(found) > 0.6 * len(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_put_over_a_photograph_replaces_nothing(name: str) -> None:
+    image = photograph(name)
+    for kind in ("large words", "four stripes", "three patches", "four stickers"):
+        for seed in range(3):
+            covered = UNSEEN[kind].change(image, np.random.default_rng(seed))
+            assert isinstance(covered, Image.Image)
+            assert not replaced(grey(image), grey(covered), ALL), (kind, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["recompress", "blur", "sharpen", "noise", "contrast", "hue", "veil", "watermark"])
+def test_retouching_replaces_nothing(kind: str, name: str) -> None:
+    copy = TRANSFORMS[kind].change(photograph(name), np.random.default_rng(4))
+    assert isinstance(copy, Image.Image)
+    assert not replaced(grey(photograph(name)), grey(copy), ALL)
