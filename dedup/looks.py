@@ -234,7 +234,8 @@ def _unless_contested(
 
 
 def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool, alone: bool) -> bool:
-    """Whether something in the one is another thing in the other, as two prints on one shirt are."""
+    """Whether something in the one is another thing in the other, as two prints on one shirt are. A first look sees
+    less of it, so half as much is reason enough to look closer."""
     if not alone or evidence.differing() < (LEAST_REPLACED if full else LEAST_REPLACED / 2):
         return False
     return (evidence if full else compare(a.at(SIDE), b.at(SIDE), guess, alone=alone)).replaced()

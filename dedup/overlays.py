@@ -76,10 +76,12 @@ def differing(first: Any, second: Any, mask: UInt8Array) -> float:
 def replaced(first: Any, second: Any, mask: UInt8Array) -> bool:
     """Arguments as of `covering` -> whether the two differ in a place that ends in one edge of both, and nothing that
     one shows there is seen in the other."""
-    if differing(first, second, mask) < LEAST_REPLACED:
+    if not mask.any():
         return False
-    area = _closed(_other(first, second, mask))
-    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, _CLOSED)
+    other = _other(first, second, mask)
+    if other.sum() < LEAST_REPLACED * mask.sum():
+        return False
+    area = cv2.morphologyEx(_closed(other), cv2.MORPH_OPEN, _CLOSED)
     ends, beside = _ends_and_beside(area, mask)
     inner = cv2.erode(area, _CLOSED) > 0
     if not (ends.any() and beside.any() and inner.any()):
