@@ -25,7 +25,7 @@ import numpy.typing as npt
 from dedup.disagreement import UNCONTESTED, contested, contradiction, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
-from dedup.overlays import covering, differing, replaced
+from dedup.overlays import Replaced, covering, replaced
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -88,13 +88,9 @@ class Evidence:
         """`disagreement.unshared`, the same way."""
         return unshared(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else 0.0
 
-    def differing(self) -> float:
-        """`overlays.differing` of the two as they are laid; 0 where hardly a tile agrees."""
-        return differing(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else 0.0
-
-    def replaced(self) -> bool:
+    def replaced(self, least: Replaced) -> bool:
         """`overlays.replaced`, the same way."""
-        return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3])
+        return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3], least)
 
     def uncovered(self) -> Evidence | None:
         """The same of what is left once what was put over one of the two is taken off; None where nothing was."""

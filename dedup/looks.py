@@ -23,7 +23,7 @@ from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
 from dedup.geometry import softened
 from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
-from dedup.overlays import LEAST_REPLACED
+from dedup.overlays import PERHAPS, SURELY
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
 from dedup.thumbnails import Likeness
 from dedup.verification_model import MODELS
@@ -234,11 +234,15 @@ def _unless_contested(
 
 
 def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool, alone: bool) -> bool:
-    """Whether something in the one is another thing in the other, as two prints on one shirt are. A first look sees
-    less of it, so half as much is reason enough to look closer."""
-    if not alone or evidence.differing() < (LEAST_REPLACED if full else LEAST_REPLACED / 2):
+    """Whether something in the one is another thing in the other, as two prints on one shirt are. Where a first look
+    says perhaps, a closer one decides."""
+    if not alone:
         return False
-    return (evidence if full else compare(a.at(SIDE), b.at(SIDE), guess, alone=alone)).replaced()
+    if not full:
+        if not evidence.replaced(PERHAPS):
+            return False
+        evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=alone)
+    return evidence.replaced(SURELY)
 
 
 def _matched(probability: float, evidence: Evidence, crowding: float) -> bool:
