@@ -2,6 +2,7 @@
 
     covering   by words, stripes, stickers, plain patches: what lies over one of the two
     replaced   two prints on one shirt, two covers in one frame: whether both show something there, and not the same
+    thin       how much of a picture is lines and fine strokes, as of an agency's watermark; `without_thin` takes it off
 
 What is put over a picture is mostly plainer than the picture: flat, or of few grey levels. And it ends in an edge that
 the other picture does not have, for there the picture goes on. Of two prints in one frame both have that edge; of a
@@ -39,6 +40,7 @@ _FLAT, _AROUND = 5.0, (5, 5)  # standard deviation up to this, in grey levels, w
 _GOES_ON = 1.1
 _CLOSED, _NEAR = np.ones((5, 5), np.uint8), np.ones((25, 25), np.uint8)
 _SMOOTH, _LEAST_EDGE = 1.0, 0.5  # sigma, in pixels; grey levels per pixel
+_THIN = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # fits into what is not, at 256 pixels
 _EDGE = np.ones((11, 11), np.uint8)  # soft edges, shadows and outlines belong to what lies over the picture
 
 
@@ -74,6 +76,20 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
         return None
     covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
+
+
+def thin(grey: UInt8Array) -> tuple[float, float]:
+    """(H, W) uint8, a picture -> how much of it is thin and brighter than what is around it, and how much is thin and
+    darker: mean grey levels (top-hat transforms: Meyer 1979)."""
+    brighter, darker = (cv2.morphologyEx(grey, how, _THIN) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    return float(brighter.mean()), float(darker.mean())
+
+
+def without_thin(grey: UInt8Array, brighter: bool) -> UInt8Array:
+    """(H, W) uint8 -> the same without what is thin, first what is brighter than what is around it, then what is
+    darker, or the reverse."""
+    first, second = (cv2.MORPH_OPEN, cv2.MORPH_CLOSE) if brighter else (cv2.MORPH_CLOSE, cv2.MORPH_OPEN)
+    return np.asarray(cv2.morphologyEx(cv2.morphologyEx(grey, first, _THIN), second, _THIN))
 
 
 def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:

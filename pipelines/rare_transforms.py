@@ -1,7 +1,7 @@
 """Rarer and harsher ways of copying a picture than `unseen_transforms.UNSEEN`: on screens, in frames, through filters.
 
 Some are at the edge of what is a copy at all. They are for benchmarks; no coefficient was fitted on them, but what
-finds phones' screenshots, turned pictures, negatives and noise was built after they were seen to be lost.
+finds phones' screenshots, turned pictures, negatives, noise and lines was built after they were seen to be lost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from dedup.photographs import embedded_photographs
 from dedup.transforms import Rng, Transform
+from pipelines.unseen_transforms import lines
 
 Floats = npt.NDArray[np.float64]
 
@@ -140,13 +141,21 @@ def _large_sticker(image: Image.Image, rng: Rng) -> Image.Image:
 
 
 def _lines_all_over(image: Image.Image, _: Rng) -> Image.Image:
-    """Both ways across it, a tenth of the shorter side apart."""
-    image, apart = image.copy(), max(2, min(image.size) // 10)
-    draw = ImageDraw.Draw(image)
-    for start in range(-image.height, image.width, apart):
-        for first, last in ((start, start + image.height), (start + image.height, start)):
-            draw.line((first, 0, last, image.height), fill="white", width=max(1, apart // 12))
-    return image
+    """A tenth of the shorter side apart."""
+    apart = max(2, min(image.size) // 10)
+    return lines(image, apart, max(1, apart // 12))
+
+
+def _an_agencys_lines(image: Image.Image, rng: Rng) -> Image.Image:
+    """A sixth of the shorter side apart, and its name over and over, all by 30 to 60 %."""
+    side, opacity = min(image.size), float(rng.uniform(0.3, 0.6))
+    ink = lines(image, max(4, side // 6), max(1, side // 100))
+    draw, font = ImageDraw.Draw(ink), ImageFont.load_default(max(8, side // 18))
+    for left in range(0, image.width, max(20, side // 3)):
+        for top in range(0, image.height, max(20, side // 4)):
+            draw.text((left, top), "agency", fill="white", font=font)
+    draw.text((image.width / 2, image.height / 2), "agency", "white", ImageFont.load_default(max(10, side // 8)), "mm")
+    return Image.blend(image, ink, opacity)
 
 
 # ---------------------------------------------------------------- moved
@@ -247,6 +256,7 @@ RARE: dict[str, Transform] = {
     "on another picture": Transform(_on_another),
     "a large sticker": Transform(_large_sticker),
     "lines all over it": Transform(_lines_all_over),
+    "an agency's lines": Transform(_an_agencys_lines),
     "turned by 15-40 degrees": Transform(_turned_in_place),
     "turned and cropped": Transform(_turned_and_cropped),
     "two fifths of each side": Transform(_two_fifths),

@@ -1,7 +1,7 @@
 """Copies by transforms that nothing was fitted on, and photographs that share what was put over them.
 
-Are copies by `unseen_transforms.UNSEEN` and by `rare_transforms.RARE` found, and does the same quotation, poster or
-badge (SHARED) make copies of different photographs? Each set is cleaned by one `dedup run`.
+Are copies by `unseen_transforms.UNSEEN` and by `rare_transforms.RARE` found, and do the same quotation, poster,
+badge or lines (SHARED) make copies of different photographs? Each set is cleaned by one `dedup run`.
 """
 
 from __future__ import annotations

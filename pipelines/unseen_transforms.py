@@ -1,7 +1,7 @@
 """Ways of copying a picture that nothing was fitted on, and things put over photographs that make no copies of them.
 
 `UNSEEN` is disjoint from `dedup.transforms.TRANSFORMS`, by which calibration plants and verification was fitted; they
-are for benchmarks. `SHARED` puts the same words, badge or layout over whatever it is given.
+are for benchmarks. `SHARED` puts the same words, badge, lines or layout over whatever it is given.
 """
 
 from __future__ import annotations
@@ -195,8 +195,19 @@ def _badge(image: Image.Image) -> Image.Image:
     return image
 
 
+def lines(image: Image.Image, apart: int, width: int, opacity: float = 1.0) -> Image.Image:
+    """White lines both ways across all of it; `apart` and `width` in pixels, along a side and across a line."""
+    ink = image.copy()
+    draw = ImageDraw.Draw(ink)
+    for start in range(-image.height, image.width, apart):
+        for first, last in ((start, start + image.height), (start + image.height, start)):
+            draw.line((first, 0, last, image.height), fill="white", width=width)
+    return Image.blend(image, ink, opacity)
+
+
 SHARED: dict[str, Callable[[Image.Image], Image.Image]] = {
     "a quotation": _quotation,
     "a poster": _poster,
     "a badge": _badge,
+    "lines": lambda image: lines(image.resize((WIDTH, WIDTH)), apart=68, width=4),
 }
