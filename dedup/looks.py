@@ -132,6 +132,7 @@ class Views:
     def _hold(self, small: bool, pixels: UInt8Array, colour: UInt8Array) -> None:
         self.small, self._pixels, self._colour = small, pixels, colour
         self._prepared: dict[int, Picture] = {}
+        self._bare: dict[bool, Views] = {}
 
     @cached_property
     def thin(self) -> tuple[float, float]:
@@ -140,7 +141,9 @@ class Views:
 
     def without_thin(self, brighter: bool) -> Views:
         """`overlays.without_thin`, at SIDE."""
-        return self._with(without_thin(self._grey, brighter))
+        if brighter not in self._bare:
+            self._bare[brighter] = self._with(without_thin(self._grey, brighter))
+        return self._bare[brighter]
 
     def inverted(self) -> Views:
         """The negative: its levels taken from 255."""

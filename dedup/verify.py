@@ -105,7 +105,7 @@ class VerifySettings:
     """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
 
     pictures_held: int = 2000
-    """How many images, at up to 0.4 MB each, a process keeps in memory for further pairs."""
+    """How many images, at up to 0.6 MB each, a process keeps in memory for further pairs."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:
