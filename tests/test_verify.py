@@ -179,7 +179,7 @@ def test_a_blurred_copy_is_compared_with_the_picture_blurred_alike() -> None:
     one, other = Views(np.asarray(sharp)), Views(np.asarray(blurred))
     assert one.lost > BLURRED * other.lost
     plain = compare(one.at(SIDE), other.at(SIDE))
-    alike = compare(one.softened(other.lost), other.at(SIDE))
+    alike = compare(one.softened(other.lost).at(SIDE), other.at(SIDE))
     assert alike.inliers > plain.inliers
     assert alike.correlation > plain.correlation + 0.05
     accepted = judge(one, other, np.eye(2, 3), Around(0.95, 0.95, 0.0))
