@@ -138,19 +138,29 @@ def band_rows(representatives: pa.Table, shard: int, settings: SearchSettings, a
     """Rows of BAND_ROW, several of each informative picture; `representatives` has sample_id, information and the
     hash that is searched."""
     name = settings.hash
-    rows = representatives.filter(pc.greater_equal(representatives["information"], MIN_INFORMATION)).combine_chunks()
+    rows = informative(representatives)
     codes = matrix(rows[name], representatives.schema.field(name).type.byte_width)
-    values = hamming.band_values(codes, settings.search_bits, agreeing)
+    return rows_by_band(rows["sample_id"], codes, shard, settings.search_bits, agreeing)
+
+
+def informative(representatives: pa.Table) -> pa.Table:
+    """Those whose hashes say something; placeholders and blank pages have one hash, and are no copies for it."""
+    return representatives.filter(pc.greater_equal(representatives["information"], MIN_INFORMATION)).combine_chunks()
+
+
+def rows_by_band(
+    sample_ids: pa.ChunkedArray, codes: npt.NDArray[np.uint8], shard: int, bits: int, agreeing: int
+) -> pa.Table:
+    """Rows of BAND_ROW of the hashes `codes` (N, bytes) of N samples of a shard, to be searched within `bits`."""
+    values = hamming.band_values(codes, bits, agreeing)
     bands = values.shape[1]
-    row = np.repeat(np.arange(len(rows)), bands)
-    band = np.tile(np.arange(bands, dtype=np.int32), len(rows))
-    repeated = rows.take(row)
+    row = pa.array(np.repeat(np.arange(len(codes)), bands))
     columns = [
         values.ravel().view(np.int64),
-        band,
-        repeated["sample_id"],
+        np.tile(np.arange(bands, dtype=np.int32), len(codes)),
+        sample_ids.take(row),
         np.full(len(row), shard, np.int32),
-        repeated[name].cast(pa.binary()),
+        pa.array([code.tobytes() for code in codes], pa.binary()).take(row),
     ]
     return pa.table(columns, schema=BAND_ROW)
 

@@ -27,6 +27,7 @@ from dedup.records import THUMBNAIL_SIDE
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 UInt16Array = npt.NDArray[np.uint16]
 Ints = npt.NDArray[np.integer]
@@ -123,13 +124,24 @@ def likeness(
 
 def whole_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
     """`likeness` of the N pairs by the whole pictures alone, mirrored or not: `best` is `whole`, and `share` is 1."""
+    plain, mirrored = _whole_fits(thumbnails, i, j)
+    best = np.maximum(plain, mirrored)
+    return Likeness(best, best.copy(), np.ones(len(i), np.float32), _whole_maps(mirrored > plain))
+
+
+def _whole_fits(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
+    """How well whole pictures i fit whole pictures j, (N,) each: as they are, and mirrored."""
     named, ends = _named(thumbnails, i, j)
     wholes = _wholes(_levels(named), SIGNATURE_SIDE)
     first, second = ends[: len(i)], ends[len(i) :]
     plain, mirrored = (_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
-    best, mirror = np.maximum(plain, mirrored), mirrored > plain
-    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(i), 1))
-    return Likeness(best, best.copy(), np.ones(len(i), np.float32), _maps(boxes, np.zeros(len(i), bool), mirror))
+    return plain, mirrored
+
+
+def _whole_maps(mirrored: Bools) -> Floats:
+    """(N,) -> (N, 2, 3): the maps of whole pictures onto whole pictures."""
+    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(mirrored), 1))
+    return _maps(boxes, np.zeros(len(mirrored), bool), mirrored)
 
 
 def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
@@ -152,12 +164,8 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
 def inverted_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
     """`turned_likeness` of the negative of picture i, mirrored or not, with picture j: a negative's signature is the
     picture's, with the other sign."""
-    named, place = _named(thumbnails, i, j)
-    wholes = _wholes(_levels(named), SIGNATURE_SIDE)
-    first, second = place[: len(i)], place[len(i) :]
-    plain, mirrored = (-_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
-    boxes = np.tile([0.0, 0.0, 1.0, 1.0], (len(i), 1))
-    return np.maximum(plain, mirrored), _maps(boxes, np.zeros(len(i), bool), mirrored > plain)
+    plain, mirrored = (-fits for fits in _whole_fits(thumbnails, i, j))
+    return np.maximum(plain, mirrored), _whole_maps(mirrored > plain)
 
 
 # Quarters counterclockwise, after mirroring or not: all but the two that `likeness` tries.

@@ -16,22 +16,21 @@ import pyarrow.compute as pc
 import torch
 
 from dedup import hamming
-from dedup.candidates import CANDIDATE_SCHEMA, EQUAL_HASHES_SEARCHED, matrix, pairs_of
-from dedup.hashes import HASHES, MIN_INFORMATION
+from dedup.candidates import (
+    BAND_ROW,
+    CANDIDATE_SCHEMA,
+    EQUAL_HASHES_SEARCHED,
+    informative,
+    matrix,
+    pairs_of,
+    rows_by_band,
+)
+from dedup.hashes import HASHES
 from dedup.neighbors import SearchSettings
 from dedup.records import THUMBNAIL_SIDE
 from dedup.thumbnails import luma
 
-TURNED_ROW = pa.schema(
-    {
-        "value": pa.int64(),
-        "band": pa.int32(),
-        "sample_id": pa.string(),
-        "shard": pa.int32(),
-        "quarters": pa.int32(),  # counterclockwise
-        "code": pa.binary(),
-    }
-)
+TURNED_ROW = pa.schema([*BAND_ROW, ("quarters", pa.int32())])  # counterclockwise
 # All of 116 copies of photographs turned by 90 or 270 degrees differ by no more, 88 of them by none. Among CIFAR-10's
 # 50,000 images there are 7 pairs.
 MAX_BITS = 4
@@ -47,24 +46,14 @@ def bands_agreeing(samples: int) -> int:
 def turned_rows(representatives: pa.Table, shard: int, agreeing: int) -> pa.Table:
     """Rows of TURNED_ROW, several of each informative picture; `representatives` has sample_id, information and
     thumbnail."""
-    rows = representatives.filter(pc.greater_equal(representatives["information"], MIN_INFORMATION)).combine_chunks()
+    rows = informative(representatives)
     side = THUMBNAIL_SIDE
     greys = luma(matrix(rows["thumbnail"], side * side * 3).reshape(-1, side, side, 3))
     parts = []
     for quarters in QUARTERS if len(rows) else ():
         codes = _hashed(np.rot90(greys, quarters, (1, 2)))
-        values = hamming.band_values(codes, MAX_BITS, agreeing)
-        bands = values.shape[1]
-        row = pa.array(np.repeat(np.arange(len(rows)), bands))
-        columns = [
-            values.ravel().view(np.int64),
-            np.tile(np.arange(bands, dtype=np.int32), len(rows)),
-            rows["sample_id"].take(row),
-            np.full(len(row), shard, np.int32),
-            np.full(len(row), quarters, np.int32),
-            pa.array([code.tobytes() for code in codes], pa.binary()).take(row),
-        ]
-        parts.append(pa.table(columns, schema=TURNED_ROW))
+        part = rows_by_band(rows["sample_id"], codes, shard, MAX_BITS, agreeing)
+        parts.append(part.append_column("quarters", pa.array(np.full(len(part), quarters, np.int32))))
     return pa.concat_tables([TURNED_ROW.empty_table(), *parts])
 
 
