@@ -74,7 +74,7 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     plain = [(_flat(grey, other), _in_levels(grey[other])) for grey in (first, second)]
     if not (_plainer(*plain) or _plainer(*plain[::-1])) or not _goes_on(first, second, other, mask):
         return None
-    covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
+    covered = np.asarray(cv2.dilate(_compact(other), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
 
 
@@ -106,7 +106,7 @@ def replaced(first: Any, second: Any, mask: UInt8Array, least: Replaced = SURELY
     other = _other(first, second, mask)
     if other.sum() < least.area * mask.sum():
         return False
-    area = cv2.morphologyEx(_closed(other), cv2.MORPH_OPEN, _CLOSED)
+    area = _compact(other)
     ends, beside = _ends_and_beside(area, mask)
     inner = cv2.erode(area, _CLOSED) > 0
     if not (ends.any() and beside.any() and inner.any()):
@@ -126,6 +126,11 @@ def _normed(products: Any, where: Bools, edges: list[Any]) -> float:
 
 def _closed(other: Bools) -> Any:
     return cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
+
+
+def _compact(other: Bools) -> Any:
+    """Without specks, as fine texture makes where the two do not lie on each other exactly."""
+    return cv2.morphologyEx(_closed(other), cv2.MORPH_OPEN, _CLOSED)
 
 
 def _ends_and_beside(area: Any, mask: UInt8Array) -> tuple[Bools, Bools]:
