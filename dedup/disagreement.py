@@ -128,7 +128,7 @@ def contradiction(first: Any, second: Any, mask: UInt8Array) -> tuple[float, flo
     of the one that has fewer where the other has none, as a share of those of the one that has more. Of a copy with
     words over it the words are strokes that only the copy has, so that share is small."""
     inside = _within(mask, 7)
-    first, second = _equally_sharp(first, second, inside > 0)
+    first, second = equally_sharp(first, second, inside > 0)
     contradicted = least = most = 0.0
     for along_a, along_b in zip(*(gradients(grey, _SMOOTH_STROKES) for grey in (first, second)), strict=True):
         a, b = along_a * inside, along_b * inside
@@ -147,7 +147,7 @@ def unshared(first: Any, second: Any, mask: UInt8Array) -> float:
     """Arguments as of `contested` -> the area, in squares of 16 by 16 pixels, in which one has strokes as strong as
     most that both have, and the other has nothing at all; not counted near the edge of the overlap."""
     inside = _within(mask, 7)
-    first, second = _equally_sharp(first, second, inside > 0)
+    first, second = equally_sharp(first, second, inside > 0)
     sizes = []
     weight = np.maximum(cv2.GaussianBlur(inside, (0, 0), _AT_STROKES), 1e-3)
     for grey in (first, second):
@@ -164,8 +164,9 @@ def unshared(first: Any, second: Any, mask: UInt8Array) -> float:
     return max(areas) / _SQUARE
 
 
-def _equally_sharp(first: Any, second: Any, inside: Bools) -> tuple[Any, Any]:
-    """Both, the sharper one blurred until it holds about as much fine detail as the other."""
+def equally_sharp(first: Any, second: Any, inside: Bools) -> tuple[Any, Any]:
+    """Two pictures (H, W), one laid onto the other, the sharper one blurred until it holds about as much fine detail as
+    the other."""
     if not inside.any():
         return first, second
     details = [_detail(grey, inside) for grey in (first, second)]

@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import UNCONTESTED, contested, contradiction, unshared
+from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sharp, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
-from dedup.overlays import Replaced, covering, replaced
+from dedup.overlays import Replaced, covering, replaced, without_thin
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -91,6 +91,17 @@ class Evidence:
     def replaced(self, least: Replaced) -> bool:
         """`overlays.replaced`, the same way."""
         return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3], least)
+
+    def without_thin(self, brighter: bool, side: int, blurred: bool) -> Evidence:
+        """The same of what is left of both, as they are laid, by `overlays.without_thin`; if one is `blurred`, of both
+        equally sharp."""
+        if self.laid is None:
+            return self
+        both = self.laid[:2]
+        if blurred:
+            both = equally_sharp(*self.laid[:2], self.laid.mask > 0)
+        ours, theirs = (without_thin(grey, brighter, side) for grey in both)
+        return _with_tiles(self, _tiles(ours, _fixed(theirs, self.laid.mask)))
 
     def uncovered(self) -> Evidence | None:
         """The same of what is left once what was put over one of the two is taken off; None where nothing was."""

@@ -23,7 +23,7 @@ from dedup.drawings import STRONG, is_drawn, strength
 from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
 from dedup.geometry import softened
 from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
-from dedup.overlays import PERHAPS, SURELY, thin, without_thin
+from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE, thin, without_thin
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
 from dedup.thumbnails import Likeness
 from dedup.verification_model import MODELS
@@ -240,12 +240,13 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
     if drawn:
         return probability
-    if probability < MATCHED_PROBABILITY and around.crowding <= CROWD:
+    if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
     alone = _alone(around)
     if probability <= UNLIKELY or min(max(a.thin), max(b.thin)) < (VERY_MUCH_THIN if alone else MUCH_THIN):
         return probability
-    left = _probability(_without_lines(a, b, guess)[-1], around.crowding)
+    bare = evidence.without_thin(_brighter(a, b), THIN if full else THIN_AT_A_GLANCE, _blurred(a, b))
+    left = _probability(bare, around.crowding)
     if alone:
         return probability if left >= LEFT_ALONE else UNLIKELY
     return min(probability, left)
@@ -265,7 +266,9 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
     more = (max(pair) / (min(pair) + THIN_ANYWAY) for pair in zip(a.thin, b.thin, strict=True))
     if evidence.correlation < UNLIKE or max(more) < FAR_MORE:
         return 0.0
-    first, second, left = _without_lines(a, b, guess)
+    brighter = _brighter(a, b)
+    first, second = (views.without_thin(brighter) for views in (_equally_sharp(a, b) if _blurred(a, b) else (a, b)))
+    left = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
     probability = _unless_contested(first, second, guess, ALONE, _probability(left, 0.0), left, full=True)
     if probability <= UNLIKELY:
         return probability
@@ -273,13 +276,10 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
     return probability if left.correlation >= before.correlation + ALIKE_BY_IT else UNLIKELY
 
 
-def _without_lines(a: Views, b: Views, guess: Floats) -> tuple[Views, Views, Evidence]:
-    """Both without what is thin, first that of which one has most, and their evidence."""
+def _brighter(a: Views, b: Views) -> bool:
+    """Whether most of what is thin in one of the two is brighter than what is around it."""
     brighter, darker = (max(pair) for pair in zip(a.thin, b.thin, strict=True))
-    if _blurred(a, b):
-        a, b = _equally_sharp(a, b)
-    first, second = (views.without_thin(brighter=brighter >= darker) for views in (a, b))
-    return first, second, compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
+    return brighter >= darker
 
 
 def _unless_contested(

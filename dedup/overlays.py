@@ -11,6 +11,7 @@ thing that moved, neither picture is the plainer where it was and is.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -40,7 +41,7 @@ _FLAT, _AROUND = 5.0, (5, 5)  # standard deviation up to this, in grey levels, w
 _GOES_ON = 1.1
 _CLOSED, _NEAR = np.ones((5, 5), np.uint8), np.ones((25, 25), np.uint8)
 _SMOOTH, _LEAST_EDGE = 1.0, 0.5  # sigma, in pixels; grey levels per pixel
-_THIN = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))  # fits into what is not, at 256 pixels
+THIN, THIN_AT_A_GLANCE = 7, 5  # pixels, of 256 and of 128: an ellipse of that side fits into nothing thin
 _EDGE = np.ones((11, 11), np.uint8)  # soft edges, shadows and outlines belong to what lies over the picture
 
 
@@ -74,22 +75,28 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     plain = [(_flat(grey, other), _in_levels(grey[other])) for grey in (first, second)]
     if not (_plainer(*plain) or _plainer(*plain[::-1])) or not _goes_on(first, second, other, mask):
         return None
-    covered = np.asarray(cv2.dilate(_compact(other), _EDGE)) * mask
+    covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
 
 
 def thin(grey: UInt8Array) -> tuple[float, float]:
     """(H, W) uint8, a picture -> how much of it is thin and brighter than what is around it, and how much is thin and
     darker: mean grey levels (top-hat transforms: Meyer 1979)."""
-    brighter, darker = (cv2.morphologyEx(grey, how, _THIN) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    brighter, darker = (cv2.morphologyEx(grey, how, _ellipse(THIN)) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return float(brighter.mean()), float(darker.mean())
 
 
-def without_thin(grey: UInt8Array, brighter: bool) -> UInt8Array:
-    """(H, W) uint8 -> the same without what is thin, first what is brighter than what is around it, then what is
-    darker, or the reverse."""
+def without_thin(grey: Any, brighter: bool, side: int = THIN) -> Any:
+    """(H, W) uint8 or float32 -> the same without what is thin, first what is brighter than what is around it, then
+    what is darker, or the reverse; thin is into what no ellipse of `side` pixels fits."""
     first, second = (cv2.MORPH_OPEN, cv2.MORPH_CLOSE) if brighter else (cv2.MORPH_CLOSE, cv2.MORPH_OPEN)
-    return np.asarray(cv2.morphologyEx(cv2.morphologyEx(grey, first, _THIN), second, _THIN))
+    ellipse = _ellipse(side)
+    return cv2.morphologyEx(cv2.morphologyEx(grey, first, ellipse), second, ellipse)
+
+
+@cache
+def _ellipse(side: int) -> UInt8Array:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -106,7 +113,7 @@ def replaced(first: Any, second: Any, mask: UInt8Array, least: Replaced = SURELY
     other = _other(first, second, mask)
     if other.sum() < least.area * mask.sum():
         return False
-    area = _compact(other)
+    area = cv2.morphologyEx(_closed(other), cv2.MORPH_OPEN, _CLOSED)
     ends, beside = _ends_and_beside(area, mask)
     inner = cv2.erode(area, _CLOSED) > 0
     if not (ends.any() and beside.any() and inner.any()):
@@ -126,11 +133,6 @@ def _normed(products: Any, where: Bools, edges: list[Any]) -> float:
 
 def _closed(other: Bools) -> Any:
     return cv2.morphologyEx(other.astype(np.uint8), cv2.MORPH_CLOSE, _CLOSED)
-
-
-def _compact(other: Bools) -> Any:
-    """Without specks, as fine texture makes where the two do not lie on each other exactly."""
-    return cv2.morphologyEx(_closed(other), cv2.MORPH_OPEN, _CLOSED)
 
 
 def _ends_and_beside(area: Any, mask: UInt8Array) -> tuple[Bools, Bools]:
