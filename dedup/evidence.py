@@ -25,7 +25,7 @@ import numpy.typing as npt
 from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sharp, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
-from dedup.overlays import Replaced, covering, replaced, without_thin
+from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -92,6 +92,10 @@ class Evidence:
         """`overlays.replaced`, the same way."""
         return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3], least)
 
+    def thin_kept(self, brighter: bool) -> float:
+        """`overlays.thin_kept` of the two as they are laid; 0 where they are not."""
+        return thin_kept(*self.laid[:3], brighter) if self.laid else 0.0
+
     def without_thin(self, brighter: bool, side: int, blurred: bool) -> Evidence:
         """The same of what is left of both, as they are laid, by `overlays.without_thin`; if one is `blurred`, of both
         equally sharp."""
@@ -101,7 +105,9 @@ class Evidence:
         if blurred:
             both = equally_sharp(*self.laid[:2], self.laid.mask > 0)
         ours, theirs = (without_thin(grey, brighter, side) for grey in both)
-        return _with_tiles(self, _tiles(ours, _fixed(theirs, self.laid.mask)))
+        # Some of the matches may be those of words and lines.
+        counted = replace(self, inliers=min(self.inliers, ENOUGH_INLIERS))
+        return _with_tiles(counted, _tiles(ours, _fixed(theirs, self.laid.mask)))
 
     def uncovered(self) -> Evidence | None:
         """The same of what is left once what was put over one of the two is taken off; None where nothing was."""

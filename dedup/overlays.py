@@ -42,6 +42,7 @@ _GOES_ON = 1.1
 _CLOSED, _NEAR = np.ones((5, 5), np.uint8), np.ones((25, 25), np.uint8)
 _SMOOTH, _LEAST_EDGE = 1.0, 0.5  # sigma, in pixels; grey levels per pixel
 THIN, THIN_AT_A_GLANCE = 7, 5  # pixels, of 256 and of 128: an ellipse of that side fits into nothing thin
+_SEEN, _KEPT = 8.0, 0.35  # grey levels from which what is thin is seen, and the share of them that is left of it
 _EDGE = np.ones((11, 11), np.uint8)  # soft edges, shadows and outlines belong to what lies over the picture
 
 
@@ -84,6 +85,17 @@ def thin(grey: UInt8Array) -> tuple[float, float]:
     darker: mean grey levels (top-hat transforms: Meyer 1979)."""
     brighter, darker = (cv2.morphologyEx(grey, how, _ellipse(THIN)) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return float(brighter.mean()), float(darker.mean())
+
+
+def thin_kept(first: Any, second: Any, mask: UInt8Array, brighter: bool) -> float:
+    """`first`, `second` and `mask` as of `covering` -> of what is thin in the picture that has less of that, the share
+    that the other has, too, in the same place, 0..1. Of two cards with other words it is little."""
+    inside = mask > 0
+    thin_parts = [grey - without_thin(grey, brighter) for grey in (first, second)]
+    less, more = sorted(thin_parts, key=lambda part: float(np.abs(part[inside]).sum()))
+    size = np.abs(less) * (inside & (np.abs(less) > _SEEN))
+    near = np.where(less > 0, cv2.dilate(more, _MOVED), -cv2.erode(more, _MOVED))
+    return float(size[near >= _KEPT * size].sum()) / max(float(size.sum()), 1.0) if size.any() else 1.0
 
 
 def without_thin(grey: Any, brighter: bool, side: int = THIN) -> Any:

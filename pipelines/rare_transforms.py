@@ -1,7 +1,8 @@
 """Rarer and harsher ways of copying a picture than `unseen_transforms.UNSEEN`: on screens, in frames, through filters.
 
 Some are at the edge of what is a copy at all. They are for benchmarks; no coefficient was fitted on them, but what
-finds phones' screenshots, turned pictures, negatives, noise and lines was built after they were seen to be lost.
+finds phones' screenshots, turned pictures, negatives, noise and lines was built, and its thresholds were chosen, after
+they were seen to be lost.
 """
 
 from __future__ import annotations
