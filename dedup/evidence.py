@@ -43,6 +43,7 @@ _NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
 # A homography lays two moments of a thing that turns onto each other, too: of 110 pairs of potatoes that only it lets
 # agree none has so many inliers at SIDE, and 24 of 25 pairs of copies of photographs that were seen from the side have.
 _FLAT = 50
+_STILL_COUNTED = 40  # of matches without what is thin: more may be those of words and lines
 _NEARBY = {False: 0.08, True: 0.15}  # of the side: so far at most ECC moves a corner, seen from in front or not
 _ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
 
@@ -105,8 +106,7 @@ class Evidence:
         if blurred:
             both = equally_sharp(*self.laid[:2], self.laid.mask > 0)
         ours, theirs = (without_thin(grey, brighter, side) for grey in both)
-        # Some of the matches may be those of words and lines.
-        counted = replace(self, inliers=min(self.inliers, ENOUGH_INLIERS))
+        counted = replace(self, inliers=min(self.inliers, _STILL_COUNTED))
         return _with_tiles(counted, _tiles(ours, _fixed(theirs, self.laid.mask)))
 
     def uncovered(self) -> Evidence | None:

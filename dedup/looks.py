@@ -113,7 +113,7 @@ VERY_STRONG = 14.0
 FAR_MORE, THIN_ANYWAY, UNLIKE, ALIKE_BY_IT, THIN_KEPT = 1.5, 0.5, 0.15, 0.1, 0.85
 # Where everything is alike and both have so much of it (grey levels), as five of six photographs have, too, lines or
 # words over both may be what agrees, so what is left has to be as likely: in five uniform sets under one grid, poster
-# or quotation, with a copy of each picture, 196 of 1,680 were removed for another one without asking, and 12 are.
+# or quotation, with a copy of each picture, 196 of 1,680 were removed for another one without asking, and 23 are.
 MUCH_THIN = 5.0
 # Outside of crowds photographs under the same opaque lines are accepted, too, so there hardly anything has to be left:
 # seven such pairs were less likely than 0.01 without.
