@@ -12,21 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
-from dedup.drawings import STRONG, is_drawn, strength
+from dedup.drawings import STRONG
 from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
-from dedup.geometry import softened
-from dedup.local_features import GLANCE_SIDE, SIDE, Picture, grey_at, lost_at_a_glance, picture
-from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE, thin, without_thin
-from dedup.small_evidence import SMALL_SIDE, SmallEvidence, SmallView, compare_small, resized, small_view
+from dedup.local_features import GLANCE_SIDE, SIDE
+from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
+from dedup.small_evidence import SmallEvidence, compare_small
 from dedup.thumbnails import Likeness
 from dedup.verification_model import MODELS
+from dedup.views import Views
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -50,9 +49,6 @@ SURER = 0.05
 # photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and
 # of 377 of one photograph with different things before it none.
 PLAINLY_SAME, HARDLY_CONTESTED = 0.995, 0.06
-# Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
-# of copies of printed pages the first look gave up 36 that the second accepts.
-FINE = 1 / 3
 # Where one picture keeps so many times less detail than the other, as a blurred copy does, hardly a local feature of
 # the two is the same: where neither look was sure, the other is blurred alike, and they are compared once more. It
 # finds the blurred copies of potatoes that were lost, and accepted no other pair of 2,400.
@@ -103,13 +99,12 @@ UNLIKELY = 0.01  # what they get at most
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
-
-
 # Photographs under lines all over them, as agencies put them there, agree with the originals once what is thin is taken
 # off both. It is asked where one of the two has so many times more of it (grey levels; some are in any picture), and
-# tiles are not quite unlike. It counts where tiles then agree by so much more: so do 404 of 420 pairs of copies that
-# would be accepted, and of 7 others, things in one scene, none; and where so much of what is thin in the other is
-# there, too: so it is in 243 of 285 pairs of copies, and in 10 of 102 of other words, wires and trees on one ground.
+# tiles are not quite unlike. It counts where tiles then agree by so much more: so did 404 of 420 pairs of copies that
+# would be accepted (with a smaller ellipse), and of 7 others, things in one scene, none; and where so much of what is
+# thin in the other is there, too: so it is in 243 of 285 pairs of copies, and in 10 of 102 of other words, wires and
+# trees on one ground.
 FAR_MORE, THIN_ANYWAY, UNLIKE, ALIKE_BY_IT, THIN_KEPT = 1.5, 0.5, 0.15, 0.1, 0.85
 # Where everything is alike and both have so much of it (grey levels), as five of six photographs have, too, lines or
 # words over both may be what agrees, so what is left has to be as likely: in five uniform sets under one grid, poster
@@ -118,81 +113,6 @@ MUCH_THIN = 5.0
 # Outside of crowds photographs under the same opaque lines are accepted, too, so there hardly anything has to be left:
 # seven such pairs were less likely than 0.01 without.
 VERY_MUCH_THIN, LEAST_BENEATH = 20.0, 0.05
-
-
-class Views:
-    """One image at the sides at which it is compared, each prepared when first asked for."""
-
-    def __init__(self, rgb: UInt8Array) -> None:
-        """`rgb` (H, W, 3) uint8, the picture, at SIDE pixels or more where it has so many."""
-        small = max(rgb.shape[:2]) <= SMALL_SIDE
-        # Of larger pictures no more is held than the views need.
-        self._hold(small, rgb if small else grey_at(rgb, SIDE), resized(rgb))
-
-    def _hold(self, small: bool, pixels: UInt8Array, colour: UInt8Array) -> None:
-        self.small, self._pixels, self._colour = small, pixels, colour
-        self._prepared: dict[int, Picture] = {}
-        self._without_thin: dict[bool, Views] = {}
-
-    @cached_property
-    def thin(self) -> tuple[float, float]:
-        """`overlays.thin`."""
-        return thin(self._grey)
-
-    def without_thin(self, brighter: bool) -> Views:
-        """`overlays.without_thin`, at SIDE."""
-        if brighter not in self._without_thin:
-            self._without_thin[brighter] = self._with(without_thin(self._grey, brighter))
-        return self._without_thin[brighter]
-
-    def inverted(self) -> Views:
-        """The negative: its levels taken from 255."""
-        negative = object.__new__(Views)
-        negative._hold(self.small, 255 - self._pixels, 255 - self._colour)
-        return negative
-
-    @cached_property
-    def _grey(self) -> UInt8Array:
-        return grey_at(self._pixels, SIDE) if self.small else self._pixels
-
-    def at(self, side: int) -> Picture:
-        if side not in self._prepared:
-            self._prepared[side] = picture(self._grey, side)
-        return self._prepared[side]
-
-    @cached_property
-    def lost(self) -> float:
-        """The share of its contrast that a first look does not show."""
-        return lost_at_a_glance(self._grey)
-
-    @property
-    def fine(self) -> bool:
-        """Whether a first look shows too little of it."""
-        return self.lost > FINE
-
-    @cached_property
-    def drawn(self) -> bool:
-        """Whether more is asked of it."""
-        return is_drawn(self._grey, self.fine)
-
-    @cached_property
-    def strength(self) -> float:
-        """`drawings.strength`."""
-        return strength(self._grey)
-
-    def softened(self, lost: float) -> Views:
-        """At SIDE, blurred until it would lose about as much at a glance as a picture that loses `lost`."""
-        return self._with(softened(self._grey, lost_at_a_glance, lost))
-
-    def _with(self, grey: UInt8Array) -> Views:
-        """This one, (H, W) at SIDE, in its place."""
-        views = object.__new__(Views)
-        views._hold(False, grey, self._colour)
-        return views
-
-    @cached_property
-    def as_small(self) -> SmallView:
-        return small_view(self._colour)
 
 
 class Around(NamedTuple):
@@ -233,23 +153,14 @@ def _odds(probability: float) -> float:
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability, evidence, full = _by_pixels(a, b, guess, around)
-    drawn = a.drawn and b.drawn
+    both_drawn = a.drawn and b.drawn
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)
-        if probability < MATCHED_PROBABILITY and full and _alone(around) and not drawn:
+        if probability < MATCHED_PROBABILITY and full and _alone(around) and not both_drawn:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
-    if drawn:
-        return probability
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
-    alone = _alone(around)
-    if probability <= UNLIKELY or min(max(a.thin), max(b.thin)) < (VERY_MUCH_THIN if alone else MUCH_THIN):
-        return probability
-    beneath = evidence.without_thin(_brighter(a, b), THIN if full else THIN_AT_A_GLANCE, _blurred(a, b))
-    without = _probability(beneath, around.crowding)
-    if alone:
-        return probability if without >= LEAST_BENEATH else UNLIKELY
-    return min(probability, without)
+    return probability if both_drawn else _unless_by_lines(a, b, around, probability, evidence, full)
 
 
 def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evidence) -> float:
@@ -261,10 +172,10 @@ def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evid
 
 
 def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool) -> float:
-    """The probability once what is thin is taken off both, as agencies put lines and fine words all over a picture; at
-    most UNLIKELY where neither has far more of it, where it is not what they differ in, or where what the other has of
-    it is not there, too, as on two cards with other words. A crowd that one of the two lies in is that of the lines, so
-    it has no say."""
+    """The probability once what is thin is taken off both, as agencies put lines and fine words all over a picture; 0
+    where neither has far more of it, where it is not what they differ in, or where what the other has of it is not
+    there, too, as on two cards with other words. A crowd that one of the two lies in is that of the lines, so it has no
+    say."""
     more = (max(pair) / (min(pair) + THIN_ANYWAY) for pair in zip(a.thin, b.thin, strict=True))
     if evidence.correlation < UNLIKE or max(more) < FAR_MORE:
         return 0.0
@@ -273,10 +184,22 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
     beneath = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
     probability = _unless_contested(first, second, guess, ALONE, _probability(beneath, 0.0), beneath, full=True)
     if probability <= UNLIKELY:
-        return probability
+        return 0.0
     before = evidence if full else compare(a.at(SIDE), b.at(SIDE), guess, alone=True)
     more_alike = beneath.correlation >= before.correlation + ALIKE_BY_IT
-    return probability if more_alike and before.thin_kept(brighter) >= THIN_KEPT else UNLIKELY
+    return probability if more_alike and before.thin_kept(brighter) >= THIN_KEPT else 0.0
+
+
+def _unless_by_lines(a: Views, b: Views, around: Around, probability: float, evidence: Evidence, full: bool) -> float:
+    """The probability, unless it comes of lines or words that lie over both."""
+    alone = _alone(around)
+    if probability <= UNLIKELY or min(max(a.thin), max(b.thin)) < (VERY_MUCH_THIN if alone else MUCH_THIN):
+        return probability
+    left = evidence.without_thin(_brighter(a, b), THIN if full else THIN_AT_A_GLANCE, _blurred(a, b))
+    beneath = _probability(left, around.crowding)
+    if alone:
+        return probability if beneath >= LEAST_BENEATH else UNLIKELY
+    return min(probability, beneath)
 
 
 def _brighter(a: Views, b: Views) -> bool:

@@ -34,7 +34,7 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
 from dedup.local_features import SIDE
-from dedup.looks import CROWD, UNLIKELY, Around, Views, contradict, judge, thumbnail_features
+from dedup.looks import CROWD, UNLIKELY, Around, contradict, judge, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import (
@@ -50,6 +50,7 @@ from dedup.thumbnails import (
     whole_likeness,
 )
 from dedup.verification_model import MODELS, OPERATING_POINTS
+from dedup.views import Views
 
 logger = logging.getLogger(__name__)
 

@@ -104,8 +104,9 @@ def test_copies_of_uniform_pictures_in_one_layout_are_found(name: str, layout: s
     files, pairs = {}, []
     for number, image in enumerate(in_a_layout(name, layout, 2)):
         files[str(number)] = png(image)
-        copies = ("recompress", "shrink", "blur", "mirror", "crop_90", "gamma", "watermark")
-        for copy in copies[: -1 if layout == "lines" else None]:  # a watermark's strokes contradict those lines
+        for copy in ("recompress", "shrink", "blur", "mirror", "crop_90", "gamma", "watermark"):
+            if (layout, copy) == ("lines", "watermark"):
+                continue  # one of these is lost: its strokes contradict the lines
             files[f"{number}/{copy}"] = TRANSFORMS[copy](image, np.random.default_rng(0)).data
             pairs.append((str(number), f"{number}/{copy}"))
     found = verified(files, pairs, crowding=0.98).probability >= ACCEPTS

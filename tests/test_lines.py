@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from dedup.evidence import compare
 from dedup.local_features import SIDE
-from dedup.looks import THIN_KEPT, Views
+from dedup.looks import THIN_KEPT
 from dedup.overlays import thin, without_thin
 from dedup.transforms import TRANSFORMS
+from dedup.views import Views
 from pipelines.lookalikes import LOOKALIKES
 from pipelines.rare_transforms import RARE
 from pipelines.unseen_transforms import lines

@@ -24,12 +24,12 @@ from dedup.looks import (
     UNSURE,
     UNSURE_IN_A_CROWD,
     Around,
-    Views,
     judge,
 )
 from dedup.thumbnails import likeness, residual
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
+from dedup.views import Views
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import PHOTOGRAPHS, described, photograph, png, verified
 
