@@ -28,7 +28,6 @@ from dedup.verification_model import MODELS
 from dedup.views import Views
 
 Floats = npt.NDArray[np.float64]
-UInt8Array = npt.NDArray[np.uint8]
 
 # Between these probabilities a first look at half the size is not final. Above, it accepted none that is no copy, of
 # 1,927 pairs of photographs, drawn sets and potatoes; below, it lost one of 2,346 copies of photographs that the second
