@@ -50,9 +50,9 @@ def without_borders(image: Image.Image) -> Image.Image:
     upright = straightened(image)
     if upright is not image:
         trimmed = _trimmed(upright)
-        inside = _without_edges(trimmed)
+        inside = without_edges(trimmed)
         return upright if inside is trimmed else inside
-    inside = _without_edges(image)
+    inside = without_edges(image)
     if inside is not image:
         for candidate in (inside, _trimmed(inside)):
             turned = straightened(candidate)
@@ -73,7 +73,8 @@ def _trimmed(image: Image.Image) -> Image.Image:
     return image.crop((_MIXED, _MIXED, image.width - _MIXED, image.height - _MIXED))
 
 
-def _without_edges(image: Image.Image) -> Image.Image:
+def without_edges(image: Image.Image) -> Image.Image:
+    """Without added edges, of an image that is not turned; the image itself where it has none."""
     if min(image.size) < MIN_SIDE or not _may_have_edges(image):
         return image
     scale = min(1.0, LOOK_SIDE / max(image.size))

@@ -1,7 +1,7 @@
 """Descriptors -> candidate pairs, as rows of tables: what a search does with the rows that it has brought together.
 
     descriptors ──exact_rows──▶ rows by sha256 ──exact_pairs──▶ pairs, copies   (copies take no further part)
-                ──band_rows──▶ rows by hash band ──hash_pairs──▶ pairs
+                ──hash_rows──▶ rows by hash band ──hash_pairs──▶ pairs
                 ──cell_rows──▶ rows by cell ──cell_pairs──▶ pairs, crowding
                 ──local_rows──▶ crowded rows by cell ──local_pairs──▶ pairs
 
@@ -29,7 +29,7 @@ from dedup.hashes import MIN_INFORMATION
 from dedup.local_features import SIDE
 from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
-from dedup.records import PAIR_SCHEMA, THUMBNAIL_SIDE
+from dedup.records import PAGE, PAIR_SCHEMA, THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import luma
 
@@ -51,6 +51,7 @@ COPY_ROW = pa.schema({"shard": pa.int32(), "sample_id": pa.string()})
 BAND_ROW = pa.schema(
     {"value": pa.int64(), "band": pa.int32(), "sample_id": pa.string(), "shard": pa.int32(), "code": pa.binary()}
 )
+HASH_ROW = pa.schema([*BAND_ROW, ("page", pa.int8())])  # 1: the hash of the picture inside
 CELL_ROW = pa.schema(
     {
         "cell": pa.int32(),
@@ -74,7 +75,7 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 16_000
-VERSION = 6  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 7  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
@@ -134,13 +135,31 @@ def without(descriptors: pa.Table, copies: pa.Table) -> pa.Table:
 # ---------------------------------------------------------------- by hash
 
 
-def band_rows(representatives: pa.Table, shard: int, settings: SearchSettings, agreeing: int) -> pa.Table:
-    """Rows of BAND_ROW, several of each informative picture; `representatives` has sample_id, information and the
-    hash that is searched."""
-    name = settings.hash
-    rows = informative(representatives)
-    codes = matrix(rows[name], representatives.schema.field(name).type.byte_width)
-    return rows_by_band(rows["sample_id"], codes, shard, settings.search_bits, agreeing)
+def hash_rows(
+    representatives: pa.Table, shard: int, settings: SearchSettings, agreeing: int, pages: bool = False
+) -> pa.Table:
+    """Rows of HASH_ROW, several of each informative picture; `representatives` has sample_id, information and the hash
+    that is searched, with `pages` also that of pictures inside, whatever the page around them is."""
+    name, rows = settings.hash, informative(representatives)
+    width = representatives.schema.field(name).type.byte_width
+    parts = [_hash_rows(rows["sample_id"], rows[name], width, shard, settings, agreeing, 0)]
+    if pages:
+        inside = representatives.filter(pc.is_valid(representatives[f"{PAGE}{name}"]))  # of informative ones alone
+        parts.append(_hash_rows(inside["sample_id"], inside[f"{PAGE}{name}"], width, shard, settings, agreeing, 1))
+    return pa.concat_tables(parts)
+
+
+def _hash_rows(
+    sample_ids: pa.ChunkedArray,
+    codes: pa.ChunkedArray,
+    width: int,
+    shard: int,
+    settings: SearchSettings,
+    agreeing: int,
+    page: int,
+) -> pa.Table:
+    rows = rows_by_band(sample_ids, matrix(codes, width), shard, settings.search_bits, agreeing)
+    return rows.append_column("page", pa.array(np.full(len(rows), page, np.int8)))
 
 
 def informative(representatives: pa.Table) -> pa.Table:
@@ -166,21 +185,29 @@ def rows_by_band(
 
 
 def hash_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.Table:
-    """Of rows of BAND_ROW, `in_order`: all pairs within max_bits, and each one's nearest within candidate_bits."""
+    """Of rows of HASH_ROW, `in_order`: all pairs within max_bits, and each one's nearest within candidate_bits. Pairs
+    that agree once a page is taken off one of the two, or both, are named "page": each row's nearest alone."""
     if not len(rows):
         return CANDIDATE_SCHEMA.empty_table()
-    rows = rows.take(pc.sort_indices(rows["sample_id"]))
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[("sample_id", "ascending"), ("page", "ascending")]))
     width = len(rows["code"][0].as_py())
     codes = matrix(rows["code"], width)
     value = rows["value"].to_numpy().view(np.uint64)
-    band = rows["band"].to_numpy()
-    searched, i, j = hamming.thin_equal(band, codes, EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
+    band, page = rows["band"].to_numpy(), rows["page"].to_numpy() == 1
+    # Pictures inside have places of their own among equal codes.
+    searched, i, j = hamming.thin_equal(2 * band + page, codes, EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
     places = np.flatnonzero(searched)
     found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], settings.search_bits, agreeing)
-    found = hamming.limit_candidates(found, settings.max_bits, settings.candidates_per_image)
-    score = np.concatenate([1 - found.distance / (8 * width), np.ones(len(i))])
-    i, j = np.concatenate([places[found.i], i]), np.concatenate([places[found.j], j])
-    return pairs_of(rows, i, j, "hash", score)
+    found = hamming.HammingPairs(places[found.i], places[found.j], found.distance)
+    whole = ~(page[found.i] | page[found.j])
+    sample = pc.rank(rows["sample_id"], tiebreaker="dense").to_numpy()
+    inside = ~whole & (sample[found.i] != sample[found.j])
+    near = hamming.limit_candidates(found.take(whole), settings.max_bits, settings.candidates_per_image)
+    on_page = hamming.limit_candidates(found.take(inside), -1, settings.candidates_per_image)
+    score = np.concatenate([1 - near.distance / (8 * width), np.ones(len(i))])
+    i, j = np.concatenate([near.i, i]), np.concatenate([near.j, j])
+    pages = pairs_of(rows, on_page.i, on_page.j, "page", 1 - on_page.distance / (8 * width))
+    return pa.concat_tables([pairs_of(rows, i, j, "hash", score), pages])
 
 
 # ---------------------------------------------------------------- by embedding

@@ -8,6 +8,7 @@ shard and padded to a fixed size, so that a row depends neither on the number of
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import deque
@@ -22,21 +23,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from PIL import Image
 
 from dedup import images, records
 from dedup.borders import without_borders
 from dedup.embedders import Embedder
 from dedup.errors import ConfigError, ImageError
-from dedup.hashes import HASHES, INFORMATION_SIDE, information
+from dedup.hashes import HASHES, INFORMATION_SIDE, MIN_INFORMATION, information
 from dedup.images import MAX_PIXELS
-from dedup.records import Sample, Shard
+from dedup.pages import picture_on_page
+from dedup.records import PAGE, Sample, Shard
 from dedup.shards import ShardReader
 
-VERSION = 6  # counted up where the same shard gives other descriptors: older ones are then made anew
+VERSION = 7  # counted up where the same shard gives other descriptors: older ones are then made anew
 DECODE_SIDE = 128  # of the shorter side, in pixels; what is left then changes at most 2 bits of nearly every phash
 _ROWS_PER_GROUP = 1024
 _BATCH_WITHOUT_EMBEDDER = 64
 
+_Greys = dict[tuple[int, int], npt.NDArray[np.uint8]]  # by (height, width)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -138,10 +142,12 @@ def describe_batches(
 
 @dataclass
 class _Prepared:
-    """A sample after decoding: its row so far, and the views of its picture (None when it failed)."""
+    """A sample after decoding: its row so far, the views of its picture (None when it failed), and those of the picture
+    inside (None where it lies on no page)."""
 
     row: dict[str, Any]
-    greys: dict[tuple[int, int], npt.NDArray[np.uint8]] | None
+    greys: _Greys | None
+    page: _Greys | None
     square: npt.NDArray[np.uint8] | None
     seconds: float
 
@@ -160,7 +166,7 @@ class _ViewPlan:
     def prepare(self, sample: Sample) -> _Prepared:
         started = time.thread_time()
         row = _text_columns(sample)
-        greys = square = None
+        greys = page = square = None
         if sample.image is None:
             row["error"] = f"no image: {sample.note}" if sample.note else "no image"
         else:
@@ -177,17 +183,28 @@ class _ViewPlan:
             except ImageError as error:
                 row["error"] = str(error)
             else:
-                greys = dict(zip(self._grey_sizes, images.greys(decoded.rgb, self._pillow_sizes), strict=True))
+                greys = self._greys(decoded.rgb)
                 # Hashes see the whole picture, as every implementation of them does.
                 inside = without_borders(decoded.rgb)
                 square = images.square(inside, self._side) if self._side else None
+                on_page = picture_on_page(decoded.rgb) or (None if inside is decoded.rgb else inside)
+                if on_page is not None:
+                    page = self._greys(on_page)
+                    row[f"{PAGE}share"] = _area(on_page) / _area(decoded.rgb)
                 row |= {
                     "width": decoded.width,
                     "height": decoded.height,
                     "bare": inside is decoded.rgb,
                     "thumbnail": images.thumbnail(inside).tobytes(),
                 }
-        return _Prepared(row, greys, square, time.thread_time() - started)
+        return _Prepared(row, greys, page, square, time.thread_time() - started)
+
+    def _greys(self, image: Image.Image) -> _Greys:
+        return dict(zip(self._grey_sizes, images.greys(image, self._pillow_sizes), strict=True))
+
+
+def _area(image: Image.Image) -> int:
+    return image.width * image.height
 
 
 class _TableBuilder:
@@ -202,7 +219,7 @@ class _TableBuilder:
     def __call__(self, batch: list[_Prepared], embedding: npt.NDArray[np.float32], stats: DescribeStats) -> pa.Table:
         decoded = [index for index, item in enumerate(batch) if item.greys is not None]
         started = time.thread_time()
-        self._hash(batch, decoded)
+        self._hash(batch)
         stats.seconds["hashing"] += time.thread_time() - started
         stats.seconds["decoding"] += sum(item.seconds for item in batch)
         stats.samples += len(batch)
@@ -218,25 +235,34 @@ class _TableBuilder:
                 columns.append(pa.array([item.row.get(column.name) for item in batch], column.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
 
-    def _hash(self, batch: list[_Prepared], decoded: list[int]) -> None:
-        if not decoded:
-            return
-        stacks: dict[tuple[int, int], torch.Tensor] = {}
+    def _hash(self, batch: list[_Prepared]) -> None:
+        seen = [(item.row, item.greys) for item in batch if item.greys is not None]
+        for (row, _), values in zip(seen, self._hashes([greys for _, greys in seen]), strict=True):
+            row |= values
+        inside = [(item.row, item.page) for item in batch if item.page is not None]
+        for (row, _), values in zip(inside, self._hashes([page for _, page in inside]), strict=True):
+            if values.pop("information") >= MIN_INFORMATION:
+                row |= {f"{PAGE}{name}": code for name, code in values.items()}
 
+    def _hashes(self, pictures: list[_Greys]) -> list[dict[str, Any]]:
+        """Of each picture the hashes, by name, and its information."""
+
+        @functools.cache
         def stack(size: tuple[int, int]) -> torch.Tensor:
-            if size not in stacks:
-                pictures = np.stack([(batch[index].greys or {})[size] for index in decoded])
-                stacks[size] = torch.from_numpy(pictures).to(self._device).unsqueeze(1)
-            return stacks[size]
+            return torch.from_numpy(np.stack([greys[size] for greys in pictures])).to(self._device).unsqueeze(1)
 
+        found: list[dict[str, Any]] = [{} for _ in pictures]
+        if not pictures:
+            return found
         size = self._settings.hash_size
         for name in self._settings.hashes:
             codes = HASHES[name].compute(stack(HASHES[name].grey_size(size)), size).cpu().numpy()
-            for index, code in zip(decoded, codes, strict=True):
-                batch[index].row[name] = code.tobytes()
+            for row, code in zip(found, codes, strict=True):
+                row[name] = code.tobytes()
         levels = information(stack((INFORMATION_SIDE, INFORMATION_SIDE))).cpu().numpy()
-        for index, level in zip(decoded, levels, strict=True):
-            batch[index].row["information"] = float(level)
+        for row, level in zip(found, levels, strict=True):
+            row["information"] = float(level)
+        return found
 
 
 def _embedding_column(

@@ -36,6 +36,9 @@ class HammingPairs:
     j: Ints
     distance: Distances
 
+    def take(self, rows: Ints | npt.NDArray[np.bool_]) -> HammingPairs:
+        return HammingPairs(self.i[rows], self.j[rows], self.distance[rows])
+
 
 def bands_agreeing(n: int, max_bits: int, code_bits: int) -> int:
     """How many parts of a code make one band, for `n` codes (see `band_values`).
@@ -181,7 +184,7 @@ def limit_candidates(pairs: HammingPairs, max_bits: int, per_row: int) -> Hammin
         order = np.lexsort((other, pairs.distance[beyond], row))
         place = np.arange(len(order)) - np.searchsorted(row[order], row[order])
         keep[beyond[order[place < per_row]]] = True
-    return HammingPairs(pairs.i[keep], pairs.j[keep], pairs.distance[keep])
+    return pairs.take(keep)
 
 
 _Block = tuple[Ints, Ints, Distances]

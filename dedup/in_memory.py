@@ -25,7 +25,7 @@ from dedup.images import MAX_PIXELS
 from dedup.manifest import manifest_table
 from dedup.neighbors import SearchSettings
 from dedup.overrides import NO_OVERRIDES, Overrides
-from dedup.records import MANIFEST_SCHEMA, PAIR_SCHEMA, Shard
+from dedup.records import MANIFEST_SCHEMA, PAGE, PAIR_SCHEMA, Shard
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 
 _VERIFIED_COLUMNS = ("sample_id", "thumbnail", "bare", "width", "height", "information", "offset", "size")
@@ -57,14 +57,14 @@ def find_pairs(
     _check(shards, descriptors)
     if not shards:
         return PAIR_SCHEMA.empty_table()
+    if search.hash not in descriptors[0].column_names:
+        raise ConfigError(f"hash={search.hash} is searched, but not in the descriptors; add it to hashes")
     for shard, table in zip(shards, descriptors, strict=True):
-        missing = set(_VERIFIED_COLUMNS) - set(table.column_names)
+        missing = {*_VERIFIED_COLUMNS, f"{PAGE}{search.hash}"} - set(table.column_names)
         if missing:
             raise ManifestError(
                 f"{shard.shard_id}: its descriptors lack {', '.join(sorted(missing))}; describe it with this version"
             )
-    if search.hash not in descriptors[0].column_names:
-        raise ConfigError(f"hash={search.hash} is searched, but not in the descriptors; add it to hashes")
     identical, copies = candidates.exact_pairs(
         pa.concat_tables([candidates.exact_rows(table, number) for number, table in enumerate(descriptors)])
     )
@@ -72,7 +72,8 @@ def find_pairs(
     if verify.accepts_from <= 1 or search.min_cosine is not None:  # else only identical files are accepted
         total = sum(len(table) for table in descriptors)
         rest = [candidates.without(candidates.decoded(table), copies) for table in descriptors]
-        hashes, (embedded, crowding, centroids) = _by_hash(rest, total, search), _by_embedding(rest, total, search)
+        hashes = _by_hash(rest, total, search, verify.looks)
+        embedded, crowding, centroids = _by_embedding(rest, total, search)
         found = pa.concat_tables([hashes, embedded])
         if verify.looks:
             local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
@@ -142,10 +143,10 @@ def _rows(pairs: pa.Table, descriptors: Sequence[pa.Table], settings: DecideSett
     return pa.concat_tables(parts)
 
 
-def _by_hash(rest: Sequence[pa.Table], total: int, search: SearchSettings) -> pa.Table:
+def _by_hash(rest: Sequence[pa.Table], total: int, search: SearchSettings, pages: bool) -> pa.Table:
     bits = 8 * rest[0].schema.field(search.hash).type.byte_width
     agreeing = hamming.bands_agreeing(total, search.search_bits, bits)
-    rows = [candidates.band_rows(table, number, search, agreeing) for number, table in enumerate(rest)]
+    rows = [candidates.hash_rows(table, number, search, agreeing, pages) for number, table in enumerate(rest)]
     return candidates.hash_pairs(candidates.in_order(pa.concat_tables(rows)), search, agreeing)
 
 

@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
 # A pair is proposed by the first of these that found it.
-_PROPOSERS = pa.array(["suggested", "local", "embedding", "turned", "hash"])
+_PROPOSERS = pa.array(["suggested", "page", "local", "embedding", "turned", "hash"])
 _SUGGESTIONS_PER_IMAGE = 16
 # By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
 # potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group. So
@@ -76,8 +76,8 @@ def by_scores(candidates: pa.Table, settings: SearchSettings, verify: VerifySett
 
 def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     """Each pair once, sorted, with its cosine (N,) float32 (NaN for none), whatever proposed it; as `method` what says
-    most for it: that accepted pairs suggest it, that local features do, embeddings, hashes of turned pictures, or
-    hashes alone; as `score` its likeness by hash (0 for none)."""
+    most for it: that accepted pairs suggest it, that hashes of pictures on pages do, local features, embeddings, hashes
+    of turned pictures, or hashes alone; as `score` its likeness by hash (0 for none)."""
     rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
     order = [(name, "ascending") for name in ("a", "b", "rank")]
     rows = candidates.append_column("rank", rank).sort_by(order).drop_columns("rank")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 THUMBNAIL_SIDE = 32
+PAGE = "page_"  # begins the columns that say of the picture inside what others say of the whole
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
     """One row per sample of one shard, in the shard's own order.
 
     `hash_bytes` maps the name of each hash column to its width in bytes; `embedding_dim` 0 means no embedding.
-    Of a failed sample `error` is set and every column of the picture is null.
+    Of a failed sample `error` is set and every column of the picture is null. The columns that begin with PAGE are null
+    where nothing is around the picture, too.
     """
     fields = [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -84,6 +86,9 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
         pa.field("bare", pa.bool_()),  # nothing lies around the picture that borders.without_borders takes away
         pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3)),  # RGB, row-major
         *(pa.field(name, pa.binary(width)) for name, width in hash_bytes.items()),
+        # The same of the picture inside, where it seems to lie on a page or in a frame, and its share of the area.
+        *(pa.field(f"{PAGE}{name}", pa.binary(width)) for name, width in hash_bytes.items()),
+        pa.field(f"{PAGE}share", pa.float32()),
         *([pa.field("embedding", pa.list_(pa.float16(), embedding_dim))] if embedding_dim else []),
         pa.field("note", pa.string()),
         pa.field("error", pa.string()),

@@ -80,6 +80,6 @@ def turned_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.
     found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], MAX_BITS, agreeing)
     i, j = places[found.i], places[found.j]
     one_turned = ((quarters[i] == 0) != (quarters[j] == 0)) & (sample[i] != sample[j])
-    turned = hamming.HammingPairs(i[one_turned], j[one_turned], found.distance[one_turned])
+    turned = hamming.HammingPairs(i, j, found.distance).take(one_turned)
     turned = hamming.limit_candidates(turned, -1, settings.candidates_per_image)
     return pairs_of(rows, turned.i, turned.j, "turned", 1 - turned.distance / BITS)

@@ -204,7 +204,7 @@ def _judge(a: Views, b: Views, first: Verdicts, row: int, around: Around) -> flo
 def settle_pairs(pairs: pa.Table, descriptors: pa.Table, hopeful: Bools | None = None) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last. Of
     pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
-    that accepted pairs suggest."""
+    that accepted pairs or hashes of pictures on pages suggest."""
     i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
@@ -251,11 +251,13 @@ def _plain(thumbnails: UInt8Array, i: Ints, j: Ints, three_levels: float) -> Boo
 
 
 def _suggested(pairs: pa.Table) -> Bools:
-    """(N,): two crops of one picture may share a corner, which no window of a thumbnail shows. Where accepted pairs
-    suggest that two pictures are one, they are worth a look at their pixels."""
+    """(N,): two crops of one picture may share a corner, and a picture may lie on a small part of a page, which no
+    window of a thumbnail shows. Where accepted pairs suggest that two pictures are one, or the hash of what lies on a
+    page does, they are worth a look at their pixels."""
     if "method" not in pairs.column_names:
         return np.zeros(len(pairs), bool)
-    return np.asarray(pc.equal(pairs["method"], "suggested").to_numpy(zero_copy_only=False), bool)
+    said = pa.array(["suggested", "page"])
+    return np.asarray(pc.is_in(pairs["method"], value_set=said).to_numpy(zero_copy_only=False), bool)
 
 
 def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:

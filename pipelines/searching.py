@@ -1,7 +1,7 @@
 """Find pairs over the whole set: byte-identical ones, then near ones by hash and by embedding.
 
     descriptors ──by sha256──▶ exact pairs ──by shard──▶ list of copies         (copies take no further part)
-                ──by hash band──▶ hash pairs, pairs of turned pictures
+                ──by hash band──▶ hash pairs, also of pictures on pages; pairs of turned pictures
                 ──by cell──▶ embedding pairs ──against an exact search for a sample──▶ recall
                 ──crowded ones by cell──▶ pairs that share local features
 
@@ -24,13 +24,13 @@ from distributed import Client
 
 from dedup import candidates, hamming, neighbors, turned
 from dedup.candidates import (
-    BAND_ROW,
     CELL_ROW,
     CELL_ROW_BYTES,
     COPY_ROW,
     CROWDED_BY_FEATURES,
     CROWDING_SCHEMA,
     EXACT_ROW,
+    HASH_ROW,
     LOCAL_ROW,
     LOCAL_ROW_BYTES,
     SAMPLED_PER_CELL,
@@ -38,7 +38,7 @@ from dedup.candidates import (
 from dedup.intervals import wilson
 from dedup.judgement import ImageReader
 from dedup.neighbors import SearchSettings
-from dedup.records import Shard
+from dedup.records import PAGE, Shard
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
@@ -61,16 +61,17 @@ def search(run: Run, client: Client) -> None:
         run.settings.search,
         run.settings.describe.hash_size**2,
         run.settings.describe.max_pixels,
+        run.settings.verify.looks,
     )
     samples = sum(entry["samples"] for entry in run.document["shards"])
     seconds: dict[str, float] = {}
     found: dict[str, int] = {}
     searches = {"exact": find_exact, "hash": find_by_hash}
-    if run.settings.verify.looks:
+    if parts.verified:
         searches["turned"] = find_turned
     if run.document["embedder"]["dim"]:
         searches["embedding"] = find_by_embedding
-        if run.settings.verify.looks:
+        if parts.verified:
             searches["local"] = find_by_local_features
     for kind, find in searches.items():
         started = time.monotonic()
@@ -91,6 +92,7 @@ class _Parts:
     settings: SearchSettings
     hash_bits: int
     max_pixels: int
+    verified: bool  # whether pairs are looked at: proposals may then be generous
 
     def write(self, kind: str, partition: int, pairs: pa.Table) -> int:
         if pairs.num_rows:
@@ -152,19 +154,22 @@ def _write_copies(parts: _Parts, rows: pa.Table, partition: int) -> int:  # noqa
 
 
 def find_by_hash(parts: _Parts, client: Client, samples: int) -> int:
-    """Pairs of informative pictures: all within max_bits, and each one's nearest within candidate_bits."""
+    """Pairs of informative pictures: all within max_bits, and each one's nearest within candidate_bits; where pairs are
+    verified, of pictures that lie on pages, too."""
     bits = parts.settings.search_bits
     agreeing = hamming.bands_agreeing(samples, bits, parts.hash_bits)
-    source = functools.partial(_band_rows, parts, agreeing)
+    source = functools.partial(_hash_rows, parts, agreeing)
     use = functools.partial(_hash_pairs, parts, agreeing)
     shards = range(len(parts.shards))
     rows = samples * math.comb(bits + agreeing, agreeing)
-    return shuffle(client, "search: hashes", source, shards, BAND_ROW, "value", partitions_for(rows, 100), use)
+    return shuffle(client, "search: hashes", source, shards, HASH_ROW, "value", partitions_for(rows, 100), use)
 
 
-def _band_rows(parts: _Parts, agreeing: int, shard: int) -> pa.Table:
-    rows = parts.representatives(shard, [parts.settings.hash, "information"])
-    return candidates.band_rows(rows, shard, parts.settings, agreeing)
+def _hash_rows(parts: _Parts, agreeing: int, shard: int) -> pa.Table:
+    name = parts.settings.hash
+    inside = [f"{PAGE}{name}"] if parts.verified else []
+    rows = parts.representatives(shard, [name, "information", *inside])
+    return candidates.hash_rows(rows, shard, parts.settings, agreeing, parts.verified)
 
 
 def _hash_pairs(parts: _Parts, agreeing: int, rows: pa.Table, partition: int) -> int:
