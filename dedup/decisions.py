@@ -8,7 +8,7 @@ A rule of weights is a function of group sizes, a way to pool captions one of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 from dedup.errors import ConfigError
 from dedup.groups import GROUPINGS, direct_copies, group
 from dedup.overrides import NO_OVERRIDES, Overrides
-from dedup.policies import COPIES, columns_of, keep_order, parse_policy
+from dedup.page_shares import page_columns, picture_shares
+from dedup.policies import COPIES, PICTURE_SHARE, Keep, columns_of, keep_order, parse_policy
+from dedup.records import PAGE_SHARE
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -115,9 +117,16 @@ def samples_to_decide(pairs: pa.Table, overrides: Overrides = NO_OVERRIDES) -> p
     return pc.unique(both)
 
 
-def columns_to_decide(settings: DecideSettings) -> list[str]:
-    """The descriptor columns that `decide_rows` reads under these settings."""
-    return sorted({*columns_of(parse_policy(settings.keep)), *columns_to_choose(settings), "error"} - {COPIES})
+def columns_to_decide(settings: DecideSettings, hash_name: str = "") -> list[str]:
+    """The descriptor columns that `decide_rows` reads under these settings; with the name of a hash, those by which it
+    tells how much of an image is the picture, where that matters."""
+    policies = parse_policy(settings.keep)
+    columns = {*columns_of(policies), *columns_to_choose(settings), "error"} - {COPIES}
+    return sorted(columns | set(page_columns(hash_name) if hash_name and _by_size(policies) else ()))
+
+
+def _by_size(policies: Sequence[Keep]) -> bool:
+    return "width" in columns_of(policies)
 
 
 def decide_rows(
@@ -132,6 +141,8 @@ def decide_rows(
     policies = parse_policy(settings.keep)
     if COPIES in columns_of(policies):
         rows = rows.append_column(COPIES, pa.array(direct_copies(pairs, rows["sample_id"], overrides)))
+    if _by_size(policies) and PAGE_SHARE in rows.column_names:
+        rows = rows.append_column(PICTURE_SHARE, pa.array(picture_shares(pairs, rows)))
     ranks = keep_order(rows, policies)
     groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
     return groups, choose(groups, rows, ranks, settings, overrides)

@@ -32,7 +32,7 @@ from dedup.errors import ConfigError, ImageError
 from dedup.hashes import HASHES, INFORMATION_SIDE, MIN_INFORMATION, information
 from dedup.images import MAX_PIXELS
 from dedup.pages import picture_on_page
-from dedup.records import PAGE, Sample, Shard
+from dedup.records import PAGE, PAGE_SHARE, Sample, Shard
 from dedup.shards import ShardReader
 
 VERSION = 7  # counted up where the same shard gives other descriptors: older ones are then made anew
@@ -190,7 +190,7 @@ class _ViewPlan:
                 on_page = picture_on_page(decoded.rgb) or (None if inside is decoded.rgb else inside)
                 if on_page is not None:
                     page = self._greys(on_page)
-                    row[f"{PAGE}share"] = _area(on_page) / _area(decoded.rgb)
+                    row[PAGE_SHARE] = _area(on_page) / _area(decoded.rgb)
                 row |= {
                     "width": decoded.width,
                     "height": decoded.height,

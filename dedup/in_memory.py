@@ -25,6 +25,7 @@ from dedup.images import MAX_PIXELS
 from dedup.manifest import manifest_table
 from dedup.neighbors import SearchSettings
 from dedup.overrides import NO_OVERRIDES, Overrides
+from dedup.page_shares import page_hashes
 from dedup.records import MANIFEST_SCHEMA, PAGE, PAIR_SCHEMA, Shard
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 
@@ -136,7 +137,9 @@ def _check(shards: Sequence[Shard], descriptors: Sequence[pa.Table]) -> None:
 
 
 def _rows(pairs: pa.Table, descriptors: Sequence[pa.Table], settings: DecideSettings, overrides: Overrides) -> pa.Table:
-    wanted, columns = samples_to_decide(pairs, overrides), columns_to_decide(settings)
+    wanted = samples_to_decide(pairs, overrides)
+    hashes = page_hashes(descriptors[0].column_names) if descriptors else []
+    columns = columns_to_decide(settings, hashes[0] if hashes else "")
     parts = [table.select(columns).filter(pc.is_in(table["sample_id"], value_set=wanted)) for table in descriptors]
     if not parts:
         raise ManifestError("no descriptors: describe at least one shard")

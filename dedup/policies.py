@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.float64]
 
-COPIES = "copies"  # the one column that is no descriptor column: of each row `groups.direct_copies`
+# Columns that are no descriptor columns.
+COPIES = "copies"  # of each row `groups.direct_copies`
+PICTURE_SHARE = "picture_share"  # `page_shares.picture_shares`; where it is absent, images are all picture
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def _numbers_in_json(rows: pa.Table, field: str) -> Keys:
 
 
 def _pixels(rows: pa.Table) -> Keys:
-    return _floats(rows["width"]) * _floats(rows["height"])
+    pixels = _floats(rows["width"]) * _floats(rows["height"])
+    return pixels * _floats(rows[PICTURE_SHARE]) if PICTURE_SHARE in rows.column_names else pixels
 
 
 def _characters(rows: pa.Table) -> Keys:
@@ -102,7 +105,7 @@ def _id_rank(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 POLICIES: dict[str, Policy] = {
     "largest": Policy(
-        "the image with most pixels",
+        "the image with most pixels; the page or frame around a picture does not count",
         ("width", "height"),
         lambda rows, _: -_pixels(rows),
     ),

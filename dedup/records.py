@@ -14,6 +14,7 @@ import pyarrow as pa
 
 THUMBNAIL_SIDE = 32
 PAGE = "page_"  # begins the columns that say of the picture inside what others say of the whole
+PAGE_SHARE = f"{PAGE}share"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
         *(pa.field(name, pa.binary(width)) for name, width in hash_bytes.items()),
         # The same of the picture inside, where it seems to lie on a page or in a frame, and its share of the area.
         *(pa.field(f"{PAGE}{name}", pa.binary(width)) for name, width in hash_bytes.items()),
-        pa.field(f"{PAGE}share", pa.float32()),
+        pa.field(PAGE_SHARE, pa.float32()),
         *([pa.field("embedding", pa.list_(pa.float16(), embedding_dim))] if embedding_dim else []),
         pa.field("note", pa.string()),
         pa.field("error", pa.string()),
