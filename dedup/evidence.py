@@ -26,6 +26,7 @@ from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sh
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
+from dedup.pages import boxes_on_one_page
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -46,6 +47,8 @@ _FLAT = 50
 _STILL_COUNTED = 40  # of matches without what is thin: more may be those of words and lines
 _NEARBY = {False: 0.08, True: 0.15}  # of the side: so far at most ECC moves a corner, seen from in front or not
 _ALIKE = 0.2  # mean correlation of tiles below which nothing more is asked
+_FEW_ON_PAGE = 4  # tiles
+_SEAM = 3  # pixels along the seams of a picture on a page that are those of the page
 
 
 class Laid(NamedTuple):
@@ -92,6 +95,23 @@ class Evidence:
     def replaced(self, least: Replaced) -> bool:
         """`overlays.replaced`, the same way."""
         return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3], least)
+
+    def alike_on_page(self) -> float:
+        """Of two pages, as they are laid, on which a picture lies in one place, the correlation of the tiles of that
+        picture, -1..1: the lesser of those of the two pictures found; 1 where they are no such pages, or too few tiles
+        have texture."""
+        if self.laid is None:
+            return 1.0
+        boxes = boxes_on_one_page(*(np.clip(grey, 0, 255).astype(np.uint8) for grey in self.laid[:2]))
+        alike = 1.0
+        for left, top, right, bottom in boxes or ():
+            mask = np.zeros_like(self.laid.mask)
+            inside = (slice(top + _SEAM, bottom - _SEAM), slice(left + _SEAM, right - _SEAM))
+            mask[inside] = self.laid.mask[inside]
+            tiles = _tiles(self.laid.ours, _fixed(self.laid.theirs, mask))
+            if tiles.textured >= _FEW_ON_PAGE:
+                alike = min(alike, tiles.correlation)
+        return alike
 
     def thin_kept(self, brighter: bool) -> float:
         """`overlays.thin_kept` of the two as they are laid; 0 where they are not."""

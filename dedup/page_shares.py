@@ -3,7 +3,7 @@
     accepted pairs, descriptor rows ──picture_shares──▶ share of each image's pixels
 
 `pages` finds pictures on pages, but what it finds may be a window or a door. Where an accepted pair says that another
-image shows that and nothing else, it is the picture.
+image shows that and not the whole, it is the picture.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def page_hashes(columns: Iterable[str]) -> list[str]:
 
 def picture_shares(pairs: pa.Table, rows: pa.Table) -> npt.NDArray[np.float64]:
     """(M,), 0..1, of each of `rows` (M) the share of its pixels that is the picture: that of the picture inside where
-    an accepted one of `pairs` joins the image to one whose hash is that of the picture inside, else 1. Byte-identical
-    images, which `pairs` joins to one of them, have the share of that one.
+    an accepted one of `pairs` joins the image to one whose hash is that of the picture inside and not that of all,
+    else 1. Byte-identical images, which `pairs` joins to one of them, have the share of that one.
 
     `rows` holds sample_id and `page_columns` of one hash or more, of which the first counts.
     """
@@ -51,11 +51,15 @@ def picture_shares(pairs: pa.Table, rows: pa.Table) -> npt.NDArray[np.float64]:
     whole, page = _codes(rows[name]), _codes(rows[f"{PAGE}{name}"])
     shown = np.zeros(len(rows), bool)
     for first, second in ((a, b), (b, a)):
-        on_page = inside[first]
-        apart = np.bitwise_count(page[first[on_page]] ^ whole[second[on_page]]).sum(axis=1, dtype=np.int64)
-        shown[first[on_page][apart <= _ONE_PICTURE * 8 * whole.shape[1]]] = True
+        first, second = first[inside[first]], second[inside[first]]
+        shown[first[_alike(page[first], whole[second]) & ~_alike(whole[first], whole[second])]] = True
     shown[b[exact]] |= shown[a[exact]]
     return np.where(shown, pc.fill_null(rows[PAGE_SHARE], 1.0).to_numpy(), 1.0).astype(np.float64)
+
+
+def _alike(a: Codes, b: Codes) -> Bools:
+    apart = np.bitwise_count(a ^ b).sum(axis=1, dtype=np.int64)
+    return np.asarray(apart <= _ONE_PICTURE * 8 * a.shape[1])
 
 
 def _places(rows: pa.Table, sample_ids: pa.ChunkedArray) -> Ints:

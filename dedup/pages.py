@@ -10,6 +10,7 @@ among those of all pictures, and verification decides.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,6 +23,7 @@ from dedup.borders import without_edges
 UInt8Array = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 LOOK_SIDE = 256  # seams are looked for at so many pixels of the longer side
 MIN_SIDE = 64  # smaller pictures have none
@@ -39,6 +41,7 @@ _LEAST = 0.55
 _SIDES = 0.08  # of that share, by which a seam on one more side is worth more
 _NARROWEST, _LOWEST = 0.3, 0.2  # shares of the width and of the height
 _SMALLEST, _LARGEST = 0.1, 0.92  # shares of the area
+_WITHIN = 0.9  # share of the smaller of two boxes in the other; a picture of another shape may have bars at its sides
 
 
 def picture_on_page(image: Image.Image) -> Image.Image | None:
@@ -57,10 +60,10 @@ def picture_on_page(image: Image.Image) -> Image.Image | None:
     )
 
 
-def find_box(rgb: UInt8Array) -> tuple[int, int, int, int] | None:
-    """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of what lies between seams
-    on at least two sides that face each other, and is likeliest to be a picture; None where nothing is."""
-    channels = cv2.split(rgb)
+def find_box(pixels: UInt8Array) -> Box | None:
+    """(H, W, 3) or (H, W) uint8, at most `LOOK_SIDE` pixels -> what lies between seams on at least two sides that face
+    each other, and is likeliest to be a picture; None where nothing is."""
+    channels = cv2.split(pixels)
     x, y = _Lines.of(_steps(channels)), _Lines.of(_steps([channel.T for channel in channels]))
     if len(x.at) < 4 and len(y.at) < 4:  # the outermost two are the image's own
         return None
@@ -88,10 +91,22 @@ def find_box(rgb: UInt8Array) -> tuple[int, int, int, int] | None:
     return int(x.at[left[best]]), int(y.at[top[best]]), int(x.at[right[best]]), int(y.at[bottom[best]])
 
 
+def boxes_on_one_page(ours: UInt8Array, theirs: UInt8Array) -> tuple[Box, Box] | None:
+    """`find_box` of two images, as `find_box` takes them, that are laid on each other: where both have one, in the same
+    place; else None."""
+    first, second = find_box(ours), find_box(theirs)
+    if first is None or second is None:
+        return None
+    shared = max(0, min(first[2], second[2]) - max(first[0], second[0]))
+    shared *= max(0, min(first[3], second[3]) - max(first[1], second[1]))
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    return (first, second) if shared >= _WITHIN * smaller else None
+
+
 def _steps(channels: Any) -> UInt8Array:
-    """Of three (H, W) channels the greatest step from each pixel to the next of its line, (H, W - 1)."""
+    """Of (H, W) channels the greatest step from each pixel to the next of its line, (H, W - 1)."""
     steps = [np.ascontiguousarray(cv2.absdiff(channel[:, 1:], channel[:, :-1])) for channel in channels]
-    return np.asarray(cv2.max(cv2.max(steps[0], steps[1]), steps[2]))
+    return np.asarray(functools.reduce(cv2.max, steps))
 
 
 def _seams(step: UInt8Array) -> Any:

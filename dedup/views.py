@@ -11,6 +11,7 @@ from dedup.drawings import is_drawn, strength
 from dedup.geometry import softened
 from dedup.local_features import SIDE, Picture, grey_at, lost_at_a_glance, picture
 from dedup.overlays import thin, without_thin
+from dedup.pages import find_box
 from dedup.small_evidence import SMALL_SIDE, SmallView, resized, small_view
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -74,6 +75,11 @@ class Views:
     def drawn(self) -> bool:
         """Whether more is asked of it."""
         return is_drawn(self._grey, self.fine)
+
+    @cached_property
+    def on_page(self) -> bool:
+        """Whether it may be a page on which a picture lies."""
+        return find_box(self._grey) is not None
 
     @cached_property
     def strength(self) -> float:

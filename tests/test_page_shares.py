@@ -57,6 +57,11 @@ def test_a_window_is_no_page_and_two_pages_do_not_tell(other: Sample) -> None:
     assert shares(pairs("ab"), rows(a=other, b=STORY)) == [1, 1]
 
 
+def test_a_frame_that_hashes_do_not_see_is_no_page() -> None:
+    framed: Sample = (PICTURE ^ 0b11, PICTURE, 0.8, 100)
+    assert shares(pairs("ab"), rows(a=PHOTO, b=framed)) == [1, 1]
+
+
 def test_copies_of_a_page_are_pages_though_one_alone_has_pairs() -> None:
     table = rows(a=STORY, b=STORY, c=PHOTO, d=PHOTO)
     identical = pa.concat_tables([pairs("ab", "cd", method="exact"), pairs("ac")])

@@ -13,15 +13,18 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 import dedup
 from dedup.candidates import CANDIDATE_SCHEMA, EQUAL_HASHES_SEARCHED, HASH_ROW, hash_pairs, hash_rows, in_order
 from dedup.describe import DescribeSettings, describe_shard
+from dedup.evidence import Evidence, compare
 from dedup.listing import list_shards
+from dedup.local_features import picture as picture_of
 from dedup.neighbors import SearchSettings
 from dedup.pages import MIN_SIDE, find_box, picture_on_page
+from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.settings import RunSettings
 from tests.shard_makers import encode, sample_members, write_tar
-from tests.verification import photograph
+from tests.verification import photograph, png, verified
 
 SETTINGS = SearchSettings(candidates_per_image=100)
 FULL_OF_PICTURE = ("astronaut", "chelsea", "coffee", "china", "flower")
@@ -214,3 +217,38 @@ def test_pages_propose_where_pairs_are_looked_at_alone(tmp_path: Path, cluster: 
 
     unverified = dedup.find_pairs(shards, tables, verify=VerifySettings(verify=False))
     assert not {("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2")} & {(a, b) for a, b, *_ in listed(unverified)}
+
+
+# ---------------------------------------------------------------- one page, other pictures
+
+
+def desktop(name: str) -> Image.Image:
+    """A photograph in a viewer, in front of another one."""
+    screen = photograph("coins").resize((640, 400))
+    ImageDraw.Draw(screen).rectangle((194, 114, 445, 285), fill=(246, 247, 250))
+    screen.paste(photograph(name).resize((240, 160)), (200, 120))
+    return screen
+
+
+@pytest.mark.parametrize("crowding", [0.0, 0.85])
+def test_other_pictures_on_one_desktop_are_others_and_copies_of_one_are_copies(crowding: float) -> None:
+    files = {name: png(desktop(name)) for name in FULL_OF_PICTURE}
+    others = [(a, b) for a in files for b in files if a < b]
+    assert verified(files, others, crowding).probability.max() <= np.float32(0.01)
+    copies = {}
+    for name in FULL_OF_PICTURE:
+        for kind in ("recompress", "mirror", "crop_90", "contrast"):
+            copies[f"{name} {kind}"] = TRANSFORMS[kind](desktop(name), np.random.default_rng(1)).data
+    pairs = [(name.split()[0], name) for name in copies]
+    assert verified(files | copies, pairs, crowding).probability.min() >= VerifySettings().accepts_from
+
+
+def test_the_pictures_on_a_page_are_compared_where_they_lie() -> None:
+    """Without it the rest of the page would say that the two are one."""
+    first, second = (picture_of(np.asarray(desktop(name))) for name in ("chelsea", "coffee"))
+    assert compare(first, second).agreeing > 0.7
+    assert compare(first, second).alike_on_page() < 0.3
+    assert compare(first, first).alike_on_page() > 0.99
+    plain = picture_of(np.asarray(photograph("coffee")))
+    assert compare(plain, plain).alike_on_page() == 1.0
+    assert Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0).alike_on_page() == 1.0
