@@ -96,22 +96,21 @@ class Evidence:
         """`overlays.replaced`, the same way."""
         return self.laid is not None and self.correlation >= _ALIKE and replaced(*self.laid[:3], least)
 
-    def alike_on_page(self) -> float:
-        """Of two pages, as they are laid, on which a picture lies in one place, the correlation of the tiles of that
-        picture, -1..1: the lesser of those of the two pictures found; 1 where they are no such pages, or too few tiles
-        have texture."""
+    def agreeing_on_page(self) -> float:
+        """Of two pages, as they are laid, on which a picture lies in one place, `agreeing` of that picture: the lesser
+        one of the two pictures found; 1 where they are no such pages, or too few tiles have texture."""
         if self.laid is None:
             return 1.0
         boxes = boxes_on_one_page(*(np.clip(grey, 0, 255).astype(np.uint8) for grey in self.laid[:2]))
-        alike = 1.0
+        least = 1.0
         for left, top, right, bottom in boxes or ():
             mask = np.zeros_like(self.laid.mask)
             inside = (slice(top + _SEAM, bottom - _SEAM), slice(left + _SEAM, right - _SEAM))
             mask[inside] = self.laid.mask[inside]
             tiles = _tiles(self.laid.ours, _fixed(self.laid.theirs, mask))
             if tiles.textured >= _FEW_ON_PAGE:
-                alike = min(alike, tiles.correlation)
-        return alike
+                least = min(least, tiles.agreeing)
+        return least
 
     def thin_kept(self, brighter: bool) -> float:
         """`overlays.thin_kept` of the two as they are laid; 0 where they are not."""

@@ -247,8 +247,8 @@ def test_the_pictures_on_a_page_are_compared_where_they_lie() -> None:
     """Without it the rest of the page would say that the two are one."""
     first, second = (picture_of(np.asarray(desktop(name))) for name in ("chelsea", "coffee"))
     assert compare(first, second).agreeing > 0.7
-    assert compare(first, second).alike_on_page() < 0.3
-    assert compare(first, first).alike_on_page() > 0.99
+    assert compare(first, second).agreeing_on_page() < 0.2
+    assert compare(first, first).agreeing_on_page() > 0.99
     plain = picture_of(np.asarray(photograph("coffee")))
-    assert compare(plain, plain).alike_on_page() == 1.0
-    assert Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0).alike_on_page() == 1.0
+    assert compare(plain, plain).agreeing_on_page() == 1.0
+    assert Evidence(0, 0.0, 0.0, 0.0, 0, 0.0, 0.0).agreeing_on_page() == 1.0
