@@ -11,6 +11,7 @@ among those of all pictures, and verification decides.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import cv2
@@ -53,11 +54,35 @@ def picture_on_page(image: Image.Image) -> Image.Image | None:
     box = find_box(np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)))
     if box is None:
         return None
-    across, down = image.width / size[0], image.height / size[1]
-    left, top, right, bottom = box
-    return without_edges(
-        image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
+    return without_edges(image.crop(_exactly(np.asarray(image), box, size)))
+
+
+def _exactly(pixels: UInt8Array, box: Box, size: tuple[int, int]) -> Box:
+    """The box in the pixels (H, W, 3) of an image in which it was found at `size` (width, height): where, within a
+    pixel of that size, the steps along each side are greatest."""
+    height, width = pixels.shape[:2]
+    across, down = width / size[0], height / size[1]
+    left, top, right, bottom = (
+        round(place * scale) for place, scale in zip(box, (across, down, across, down), strict=True)
     )
+    rows, columns = pixels[top:bottom], pixels[:, left:right].swapaxes(0, 1)
+    return (
+        _seam_near(rows, left, across),
+        _seam_near(columns, top, down),
+        _seam_near(rows, right, across),
+        _seam_near(columns, bottom, down),
+    )
+
+
+def _seam_near(lines: UInt8Array, place: int, reach: float) -> int:
+    """Before which pixel of (N, length, 3) lines, at most `reach` from `place`, the steps are greatest on average; an
+    end of the lines stays one."""
+    length = lines.shape[1]
+    if place in (0, length):
+        return place
+    first, last = max(1, place - math.ceil(reach)), min(length - 1, place + math.ceil(reach))
+    near = lines[:, first - 1 : last + 1].astype(np.int16)
+    return first + int(np.abs(np.diff(near, axis=1)).max(2).mean(0).argmax())
 
 
 def find_box(pixels: UInt8Array) -> Box | None:
