@@ -101,9 +101,9 @@ class Evidence:
         one of the two pictures found; 1 where they are no such pages, or too few tiles have texture."""
         if self.laid is None:
             return 1.0
-        boxes = boxes_on_one_page(*(np.clip(grey, 0, 255).astype(np.uint8) for grey in self.laid[:2]))
+        ours, theirs = (np.clip(grey, 0, 255).astype(np.uint8) for grey in self.laid[:2])
         least = 1.0
-        for left, top, right, bottom in boxes or ():
+        for left, top, right, bottom in boxes_on_one_page(ours, theirs):
             mask = np.zeros_like(self.laid.mask)
             inside = (slice(top + _SEAM, bottom - _SEAM), slice(left + _SEAM, right - _SEAM))
             mask[inside] = self.laid.mask[inside]

@@ -156,10 +156,11 @@ def _odds(probability: float) -> float:
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability = _judge_all_over(a, b, guess, around)
-    if probability > UNLIKELY and a.on_page and b.on_page:
-        evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=_alone(around))
-        return UNLIKELY if evidence.agreeing_on_page() < OTHER_ON_PAGE else probability
-    return probability
+    if probability <= UNLIKELY or not (a.on_page and b.on_page):
+        return probability
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=_alone(around))
+    other = evidence.agreeing_on_page() < OTHER_ON_PAGE or evidence.replaced(SURELY)
+    return UNLIKELY if other else probability
 
 
 def _judge_all_over(a: Views, b: Views, guess: Floats, around: Around) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dedup.borders import without_edges
+from dedup.borders import picture_box, without_edges
 
 UInt8Array = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -116,16 +116,23 @@ def find_box(pixels: UInt8Array) -> Box | None:
     return int(x.at[left[best]]), int(y.at[top[best]]), int(x.at[right[best]]), int(y.at[bottom[best]])
 
 
-def boxes_on_one_page(ours: UInt8Array, theirs: UInt8Array) -> tuple[Box, Box] | None:
-    """`find_box` of two images, as `find_box` takes them, that are laid on each other: where both have one, in the same
-    place; else None."""
+def boxes_on_one_page(ours: UInt8Array, theirs: UInt8Array) -> list[Box]:
+    """Of two images, (H, W) uint8 as `find_box` takes them, that are laid on each other: the boxes of the picture on
+    either, with its margin and without, if both have one, in the same place; else none."""
     first, second = find_box(ours), find_box(theirs)
     if first is None or second is None:
-        return None
+        return []
     shared = max(0, min(first[2], second[2]) - max(first[0], second[0]))
     shared *= max(0, min(first[3], second[3]) - max(first[1], second[1]))
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
-    return (first, second) if shared >= _WITHIN * smaller else None
+    if shared < _WITHIN * min((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)):
+        return []
+    return sorted({first, second, _without_margin(ours, first), _without_margin(theirs, second)})
+
+
+def _without_margin(grey: UInt8Array, box: Box) -> Box:
+    left, top, right, bottom = box
+    inner = picture_box(cv2.cvtColor(grey[top:bottom, left:right], cv2.COLOR_GRAY2RGB))
+    return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
 
 
 def _steps(channels: Any) -> UInt8Array:

@@ -1,7 +1,7 @@
 """Copies by transforms that nothing was fitted on, and photographs that share what was put over them.
 
 Are copies by `unseen_transforms.UNSEEN` and by `rare_transforms.RARE` found, and do the same quotation, poster,
-badge or lines (SHARED) make copies of different photographs? Each set is cleaned by one `dedup run`.
+badge, lines or desktop (SHARED) make copies of different photographs? Each set is cleaned by one `dedup run`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def report(photos: str, copies: int, seed: int) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as folder:
             wrong, total = removed(samples(photos), name, Path(folder), seed)
         low, high = wilson(wrong, total)
-        yield f"all with {name} over them: {wrong} of {total:,} removed = {wrong / total:.1%} ({low:.1%} to {high:.1%})"
+        share = f"{wrong} of {total:,} removed = {wrong / total:.1%} ({low:.1%} to {high:.1%})"
+        yield f"all with {name} over or around them: {share}"
 
 
 def _table(by_transform: pd.DataFrame) -> str:

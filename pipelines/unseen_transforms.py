@@ -1,17 +1,19 @@
 """Ways of copying a picture that nothing was fitted on, and things put over photographs that make no copies of them.
 
 `UNSEEN` is disjoint from `dedup.transforms.TRANSFORMS`, by which calibration plants and verification was fitted; they
-are for benchmarks. `SHARED` puts the same words, badge, lines or layout over whatever it is given.
+are for benchmarks. `SHARED` puts the same words, badge, lines or layout over or around whatever it is given.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from dedup.photographs import embedded_photographs
 from dedup.transforms import Change, Encoded, Rng, Transform
 
 WIDTH = 400  # pixels, of what `SHARED` makes
@@ -205,9 +207,27 @@ def lines(image: Image.Image, apart: int, width: int, opacity: float = 1.0) -> I
     return Image.blend(image, ink, opacity)
 
 
+@cache
+def _wallpaper() -> Image.Image:
+    photographs = {name: image for name, _, image in embedded_photographs()}
+    return photographs["coins.png"].resize((640, WIDTH))
+
+
+def _desktop(image: Image.Image) -> Image.Image:
+    """The photograph in a viewer, on a sixth of a screen, before another photograph."""
+    screen = _wallpaper().copy()
+    draw = ImageDraw.Draw(screen)
+    draw.rectangle((194, 92, 445, 285), fill=(246, 247, 250))
+    draw.text((204, 96), "Pictures", fill=(40, 60, 110), font=ImageFont.load_default(15))
+    screen.paste(image.resize((240, 160)), (200, 120))
+    draw.rectangle((0, 376, 640, WIDTH), fill=(30, 30, 34))
+    return screen
+
+
 SHARED: dict[str, Callable[[Image.Image], Image.Image]] = {
     "a quotation": _quotation,
     "a poster": _poster,
     "a badge": _badge,
     "lines": lambda image: lines(image.resize((WIDTH, WIDTH)), apart=68, width=4),
+    "a desktop": _desktop,
 }
