@@ -21,8 +21,7 @@ from dedup.pages import MIN_SIDE, find_box, picture_on_page
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from pipelines.client import ClusterSettings
-from pipelines.deduplicate import deduplicate
-from pipelines.settings import RunSettings
+from tests.run_files import accepted, run_on
 from tests.shard_makers import encode, sample_members, write_tar
 from tests.verification import photograph, png, verified
 
@@ -201,22 +200,15 @@ def test_pages_propose_where_pairs_are_looked_at_alone(tmp_path: Path, cluster: 
     """Three photographs, and each on a page; without an embedder, which might propose the pairs, too."""
     names, kinds = ("chelsea", "coffee", "china"), ("a story", "another picture", "a page of words")
     pages = [page(kind, name)[0] for kind, name in zip(kinds, names, strict=True)]
-    for shard, pictures in enumerate(([photograph(name) for name in names], pages)):
-        members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(pictures)]
-        write_tar(tmp_path / "shards" / f"{shard}.tar", [member for sample in members for member in sample])
-    settings = RunSettings(describe=DescribeSettings(embedder="none"))
-    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
-    of_run = in_order(pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")]))
-    accepted = of_run.filter(of_run["accepted"])
-    assert list(zip(accepted["a"].to_pylist(), accepted["b"].to_pylist(), strict=True)) == [
-        ("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2"),
-    ]  # fmt: skip
+    copies = [("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2")]
+    _, of_run = run_on(tmp_path, [[photograph(name) for name in names], pages], cluster)
+    assert accepted(of_run) == copies
     _, shards = list_shards([str(tmp_path / "shards")])
-    tables = [describe_shard(shard, settings.describe, None) for shard in shards]
+    tables = [describe_shard(shard, DescribeSettings(embedder="none"), None) for shard in shards]
     assert dedup.find_pairs(shards, tables).equals(of_run)
 
     unverified = dedup.find_pairs(shards, tables, verify=VerifySettings(verify=False))
-    assert not {("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2")} & {(a, b) for a, b, *_ in listed(unverified)}
+    assert not {*copies} & {(a, b) for a, b, *_ in listed(unverified)}
 
 
 # ---------------------------------------------------------------- one page, other pictures

@@ -22,9 +22,8 @@ from dedup.listing import list_shards
 from dedup.neighbors import SearchSettings
 from dedup.thumbnails import luma
 from pipelines.client import ClusterSettings
-from pipelines.deduplicate import deduplicate
-from pipelines.settings import RunSettings
-from tests.shard_makers import encode, picture, sample_members, write_tar
+from tests.run_files import accepted, run_on
+from tests.shard_makers import picture
 from tests.verification import PHOTOGRAPHS, photograph
 
 SETTINGS = SearchSettings(candidates_per_image=100)
@@ -126,17 +125,9 @@ def test_of_many_equal_pictures_some_have_a_pair_with_the_turned_one(name: str, 
 def test_a_run_finds_turned_copies_without_an_embedder(tmp_path: Path, cluster: ClusterSettings) -> None:
     names = ("astronaut", "chelsea", "coffee")
     copies = [photograph(name).transpose(turn) for name, turn in zip(names, TURNS.values(), strict=True)]
-    for shard, pictures in enumerate(([photograph(name) for name in names], copies)):
-        members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(pictures)]
-        write_tar(tmp_path / "shards" / f"{shard}.tar", [member for sample in members for member in sample])
-    describe = DescribeSettings(embedder="none")
-    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), RunSettings(describe=describe), cluster)
+    run, of_run = run_on(tmp_path, [[photograph(name) for name in names], copies], cluster)
     assert run.document["steps"]["search"]["candidates"]["turned"] >= 3
-    of_run = in_order(pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")]))
-    accepted = of_run.filter(of_run["accepted"])
-    assert list(zip(accepted["a"].to_pylist(), accepted["b"].to_pylist(), strict=True)) == [
-        ("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2"),
-    ]  # fmt: skip
+    assert accepted(of_run) == [("0/0", "1/0"), ("0/1", "1/1"), ("0/2", "1/2")]
     _, shards = list_shards([str(tmp_path / "shards")])
-    descriptors = [dedup.describe_shard(shard, describe, resolve("none")) for shard in shards]
+    descriptors = [dedup.describe_shard(shard, DescribeSettings(embedder="none"), resolve("none")) for shard in shards]
     assert in_order(dedup.find_pairs(shards, descriptors)) == of_run
