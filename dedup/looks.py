@@ -158,9 +158,13 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability = _judge_all_over(a, b, guess, around)
     if probability <= UNLIKELY or not (a.on_page and b.on_page):
         return probability
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=_alone(around))
-    other = evidence.agreeing_on_page() < OTHER_ON_PAGE or evidence.replaced(SURELY)
-    return UNLIKELY if other else probability
+    # A doubt lets it try the mirrored alignment, too.
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, Doubts(exactly=_other_on_page), alone=_alone(around))
+    return UNLIKELY if _other_on_page(evidence) else probability
+
+
+def _other_on_page(evidence: Evidence) -> bool:
+    return evidence.agreeing_on_page() < OTHER_ON_PAGE or evidence.replaced(SURELY)
 
 
 def _judge_all_over(a: Views, b: Views, guess: Floats, around: Around) -> float:

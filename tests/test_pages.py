@@ -235,6 +235,15 @@ def test_other_pictures_on_one_desktop_are_others_and_copies_of_one_are_copies(c
     assert verified(files | copies, pairs, crowding).probability.min() >= VerifySettings().accepts_from
 
 
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "flower"])
+def test_a_page_that_is_its_own_mirror_image_is_laid_as_the_picture_on_it_says(name: str) -> None:
+    wall = np.asarray(photograph("china").resize((640, 400)), np.uint16)
+    screen = Image.fromarray(((wall + wall[:, ::-1]) // 2).astype(np.uint8))
+    screen.paste(photograph(name).resize((240, 160)), (200, 120))
+    files = {"as it is": png(screen), "mirrored": TRANSFORMS["mirror"](screen, np.random.default_rng(0)).data}
+    assert verified(files, [("as it is", "mirrored")]).probability[0] > 0.9
+
+
 def test_the_pictures_on_a_page_are_compared_where_they_lie() -> None:
     """Without it the rest of the page would say that the two are one."""
     first, second = (picture_of(np.asarray(desktop(name))) for name in ("chelsea", "coffee"))
