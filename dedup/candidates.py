@@ -195,8 +195,8 @@ def hash_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.Ta
     value = rows["value"].to_numpy().view(np.uint64)
     band, page = rows["band"].to_numpy(), rows["page"].to_numpy() == 1
     # Pictures inside have places of their own among equal codes.
-    searched, i, j = hamming.thin_equal(2 * band + page, codes, EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
-    places = np.flatnonzero(searched)
+    (searched, i, j), (searched_pages, first, further) = (_thinned(band, codes, kind) for kind in (~page, page))
+    places = np.sort(np.concatenate([searched, searched_pages]))
     found = hamming.hamming_pairs_in_bands(band[places], value[places], codes[places], settings.search_bits, agreeing)
     found = hamming.HammingPairs(places[found.i], places[found.j], found.distance)
     whole = ~(page[found.i] | page[found.j])
@@ -206,8 +206,19 @@ def hash_pairs(rows: pa.Table, settings: SearchSettings, agreeing: int) -> pa.Ta
     on_page = hamming.limit_candidates(found.take(inside), -1, settings.candidates_per_image)
     score = np.concatenate([1 - near.distance / (8 * width), np.ones(len(i))])
     i, j = np.concatenate([near.i, i]), np.concatenate([near.j, j])
-    pages = pairs_of(rows, on_page.i, on_page.j, "page", 1 - on_page.distance / (8 * width))
+    score_on_page = np.concatenate([1 - on_page.distance / (8 * width), np.ones(len(first))])
+    first, further = np.concatenate([on_page.i, first]), np.concatenate([on_page.j, further])
+    pages = pairs_of(rows, first, further, "page", score_on_page)
     return pa.concat_tables([pairs_of(rows, i, j, "hash", score), pages])
+
+
+def _thinned(
+    band: npt.NDArray[np.integer[Any]], codes: npt.NDArray[np.uint8], which: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """`hamming.thin_equal` of some of the rows: the rows to be searched, and the pairs of the others."""
+    rows = np.flatnonzero(which)
+    searched, i, j = hamming.thin_equal(band[rows], codes[rows], EQUAL_HASHES_SEARCHED, _EQUAL_HASHES_LINKED)
+    return rows[searched], rows[i], rows[j]
 
 
 # ---------------------------------------------------------------- by embedding

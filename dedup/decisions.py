@@ -20,7 +20,7 @@ from dedup.errors import ConfigError
 from dedup.groups import GROUPINGS, direct_copies, group
 from dedup.overrides import NO_OVERRIDES, Overrides
 from dedup.page_shares import page_columns, picture_shares
-from dedup.policies import COPIES, PICTURE_SHARE, Keep, columns_of, keep_order, parse_policy
+from dedup.policies import BY_SIZE, COPIES, PICTURE_SHARE, Keep, columns_of, keep_order, parse_policy
 from dedup.records import PAGE_SHARE
 
 Bools = npt.NDArray[np.bool_]
@@ -61,8 +61,8 @@ class DecideSettings:
     """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
 
     keep: str = "largest,most_copies"
-    """Who stays of a group: largest, most_copies, smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD
-    (of the sample's json), or several with commas between, later ones breaking ties."""
+    """Who stays of a group: largest, most_pixels, most_copies, smallest_file, longest_caption, first, highest:FIELD,
+    lowest:FIELD (of the sample's json), or several with commas between, later ones breaking ties."""
 
     keep_up_to: int = 1
     """How many images of a group stay, the first in keep order."""
@@ -126,7 +126,7 @@ def columns_to_decide(settings: DecideSettings, hash_name: str = "") -> list[str
 
 
 def _by_size(policies: Sequence[Keep]) -> bool:
-    return "width" in columns_of(policies)
+    return any(keep.name == BY_SIZE for keep in policies)
 
 
 def decide_rows(
@@ -142,7 +142,7 @@ def decide_rows(
     if COPIES in columns_of(policies):
         rows = rows.append_column(COPIES, pa.array(direct_copies(pairs, rows["sample_id"], overrides)))
     if _by_size(policies) and PAGE_SHARE in rows.column_names:
-        rows = rows.append_column(PICTURE_SHARE, pa.array(picture_shares(pairs, rows)))
+        rows = rows.append_column(PICTURE_SHARE, pa.array(picture_shares(pairs, rows, overrides)))
     ranks = keep_order(rows, policies)
     groups = group(pairs, rows["sample_id"], ranks, settings.grouping, overrides)
     return groups, choose(groups, rows, ranks, settings, overrides)

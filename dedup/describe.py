@@ -187,7 +187,9 @@ class _ViewPlan:
                 # Hashes see the whole picture, as every implementation of them does.
                 inside = without_borders(decoded.rgb)
                 square = images.square(inside, self._side) if self._side else None
-                on_page = picture_on_page(decoded.rgb) or (None if inside is decoded.rgb else inside)
+                on_page = picture_on_page(decoded.rgb)
+                if on_page is None and inside is not decoded.rgb:
+                    on_page = inside
                 if on_page is not None:
                     page = self._greys(on_page)
                     row[PAGE_SHARE] = _area(on_page) / _area(decoded.rgb)

@@ -61,7 +61,8 @@ def find_pairs(
     if search.hash not in descriptors[0].column_names:
         raise ConfigError(f"hash={search.hash} is searched, but not in the descriptors; add it to hashes")
     for shard, table in zip(shards, descriptors, strict=True):
-        missing = {*_VERIFIED_COLUMNS, f"{PAGE}{search.hash}"} - set(table.column_names)
+        wanted = {*_VERIFIED_COLUMNS, *([f"{PAGE}{search.hash}"] if verify.looks else [])}
+        missing = wanted - set(table.column_names)
         if missing:
             raise ManifestError(
                 f"{shard.shard_id}: its descriptors lack {', '.join(sorted(missing))}; describe it with this version"

@@ -155,28 +155,31 @@ def _odds(probability: float) -> float:
 
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
-    probability = _judge_all_over(a, b, guess, around)
-    if probability <= UNLIKELY or not (a.on_page and b.on_page):
-        return probability
-    # A doubt lets it try the mirrored alignment, too.
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, Doubts(exactly=_other_on_page), alone=_alone(around))
-    return UNLIKELY if _other_on_page(evidence) else probability
-
-
-def _other_on_page(evidence: Evidence) -> bool:
-    return evidence.agreeing_on_page() < OTHER_ON_PAGE or evidence.replaced(SURELY)
-
-
-def _judge_all_over(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability, evidence, full = _by_pixels(a, b, guess, around)
     both_drawn = a.drawn and b.drawn
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)
+        if probability > UNLIKELY and _other_on_page(a, b, guess, evidence if full else None, _alone(around)):
+            probability = UNLIKELY
         if probability < MATCHED_PROBABILITY and full and _alone(around) and not both_drawn:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
     return probability if both_drawn else _unless_by_lines(a, b, around, probability, evidence, full)
+
+
+def _other_on_page(a: Views, b: Views, guess: Floats, at_side: Evidence | None, alone: bool) -> bool:
+    """Whether the two are pages on which other pictures lie in one place. `at_side` is what `compare` finds at SIDE, if
+    it was asked."""
+    if not (a.on_page and b.on_page):
+        return False
+
+    def others(found: Evidence) -> bool:
+        return found.agreeing_on_page() < OTHER_ON_PAGE
+
+    # A doubt lets it try the mirrored alignment, too.
+    evidence = compare(a.at(SIDE), b.at(SIDE), guess, Doubts(exactly=others), alone) if at_side is None else at_side
+    return others(evidence)
 
 
 def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evidence) -> float:

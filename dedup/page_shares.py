@@ -15,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dedup.overrides import NO_OVERRIDES, Overrides
 from dedup.records import PAGE, PAGE_SHARE
 
 Codes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-_ONE_PICTURE = 6 / 64  # of the bits of two hashes, how many may differ; as of candidates
+_ONE_PICTURE = 6 / 64  # of the bits of two hashes, how many may differ; by default as many propose a pair
 
 
 def page_columns(hash_name: str) -> list[str]:
@@ -34,10 +35,11 @@ def page_hashes(columns: Iterable[str]) -> list[str]:
     return [name.removeprefix(PAGE) for name in columns if name.startswith(PAGE) and name != PAGE_SHARE]
 
 
-def picture_shares(pairs: pa.Table, rows: pa.Table) -> npt.NDArray[np.float64]:
+def picture_shares(pairs: pa.Table, rows: pa.Table, overrides: Overrides = NO_OVERRIDES) -> npt.NDArray[np.float64]:
     """(M,), 0..1, of each of `rows` (M) the share of its pixels that is the picture: that of the picture inside where
     an accepted one of `pairs` joins the image to one whose hash is that of the picture inside and not that of all,
-    else 1. Byte-identical images, which `pairs` joins to one of them, have the share of that one.
+    else 1. Byte-identical images, which `pairs` joins to one of them, have the share of that one. Pairs that an
+    override separates tell nothing.
 
     `rows` holds sample_id and `page_columns` of one hash or more, of which the first counts.
     """
@@ -47,14 +49,28 @@ def picture_shares(pairs: pa.Table, rows: pa.Table) -> npt.NDArray[np.float64]:
     known = (a >= 0) & (b >= 0)
     exact = pc.equal(pairs["method"], "exact").to_numpy(zero_copy_only=False)[known]
     a, b = a[known], b[known]
+    same_file = np.arange(len(rows))
+    same_file[b[exact]] = a[exact]
+    parted = [
+        _places(rows, pa.chunked_array([[getattr(row, side) for row in overrides.having("separate")]], pa.string()))
+        for side in ("sample_id", "other")
+    ]
+    joined = ~np.isin(_keys(same_file, a, b), _keys(same_file, *parted))
+    identical, (a, b) = (a[exact], b[exact]), (a[joined], b[joined])
     inside = pc.is_valid(rows[f"{PAGE}{name}"]).to_numpy(zero_copy_only=False)
     whole, page = _codes(rows[name]), _codes(rows[f"{PAGE}{name}"])
     shown = np.zeros(len(rows), bool)
     for first, second in ((a, b), (b, a)):
         first, second = first[inside[first]], second[inside[first]]
         shown[first[_alike(page[first], whole[second]) & ~_alike(whole[first], whole[second])]] = True
-    shown[b[exact]] |= shown[a[exact]]
+    shown[identical[1]] |= shown[identical[0]]
     return np.where(shown, pc.fill_null(rows[PAGE_SHARE], 1.0).to_numpy(), 1.0).astype(np.float64)
+
+
+def _keys(same_file: Ints, a: Ints, b: Ints) -> Ints:
+    """One number for each pair, whichever comes first, the same for pairs of identical files."""
+    first, second = same_file[a], same_file[b]
+    return np.asarray(np.minimum(first, second) * len(same_file) + np.maximum(first, second))
 
 
 def _alike(a: Codes, b: Codes) -> Bools:

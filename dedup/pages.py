@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
@@ -28,6 +29,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 LOOK_SIDE = 256  # seams are looked for at so many pixels of the longer side
 MIN_SIDE = 64  # smaller pictures have none
+_NARROW = 32  # pixels of LOOK_SIDE: of narrower images seams are too short, and of narrower pictures hashes say nothing
 _STEP = 7  # levels of one channel, from pixel to pixel
 _RIDGE = 5  # pixels across a seam, of which its step is the greatest
 _BESIDE, _NEAR = 17, 7  # pixels across it: seams are rarer there, but for the nearest
@@ -54,40 +56,49 @@ def picture_on_page(image: Image.Image) -> Image.Image | None:
     box = find_box(np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)))
     if box is None:
         return None
-    return without_edges(image.crop(_exactly(np.asarray(image), box, size)))
+    inside = without_edges(image.crop(_exactly(image, box, size)))
+    return inside if min(inside.size) >= _NARROW else None
 
 
-def _exactly(pixels: UInt8Array, box: Box, size: tuple[int, int]) -> Box:
-    """The box in the pixels (H, W, 3) of an image in which it was found at `size` (width, height): where, within a
-    pixel of that size, the steps along each side are greatest."""
-    height, width = pixels.shape[:2]
-    across, down = width / size[0], height / size[1]
-    left, top, right, bottom = (
-        round(place * scale) for place, scale in zip(box, (across, down, across, down), strict=True)
+def _exactly(image: Image.Image, box: Box, size: tuple[int, int]) -> Box:
+    """The box in an image in which it was found at `size` (width, height): where, within a pixel of that size, the
+    steps along each side are greatest."""
+    across, down = image.width / size[0], image.height / size[1]
+    left, right = round(box[0] * across), round(box[2] * across)
+    top, bottom = round(box[1] * down), round(box[3] * down)
+
+    def upright(first: int, last: int) -> UInt8Array:
+        return np.asarray(image.crop((first, top, last, bottom)))
+
+    def level(first: int, last: int) -> UInt8Array:
+        return np.asarray(image.crop((left, first, right, last)).transpose(Image.Transpose.TRANSPOSE))
+
+    exactly = (
+        _seam_near(left, across, image.width, upright),
+        _seam_near(top, down, image.height, level),
+        _seam_near(right, across, image.width, upright),
+        _seam_near(bottom, down, image.height, level),
     )
-    rows, columns = pixels[top:bottom], pixels[:, left:right].swapaxes(0, 1)
-    return (
-        _seam_near(rows, left, across),
-        _seam_near(columns, top, down),
-        _seam_near(rows, right, across),
-        _seam_near(columns, bottom, down),
-    )
+    # Of strips whose short side is a few pixels of that size two seams may be one.
+    shrunk = 2 * (exactly[2] - exactly[0]) < right - left or 2 * (exactly[3] - exactly[1]) < bottom - top
+    return (left, top, right, bottom) if shrunk else exactly
 
 
-def _seam_near(lines: UInt8Array, place: int, reach: float) -> int:
-    """Before which pixel of (N, length, 3) lines, at most `reach` from `place`, the steps are greatest on average; an
-    end of the lines stays one."""
-    length = lines.shape[1]
+def _seam_near(place: int, reach: float, length: int, strip: Callable[[int, int], UInt8Array]) -> int:
+    """Before which of `length` lines, at most `reach` from `place`, the steps are greatest on average; the ends stay
+    where they are. `strip(first, last)` gives lines (N, last - first, 3)."""
     if place in (0, length):
         return place
     first, last = max(1, place - math.ceil(reach)), min(length - 1, place + math.ceil(reach))
-    near = lines[:, first - 1 : last + 1].astype(np.int16)
+    near = strip(first - 1, last + 1).astype(np.int16)
     return first + int(np.abs(np.diff(near, axis=1)).max(2).mean(0).argmax())
 
 
 def find_box(pixels: UInt8Array) -> Box | None:
     """(H, W, 3) or (H, W) uint8, at most `LOOK_SIDE` pixels -> what lies between seams on at least two sides that face
     each other, and is likeliest to be a picture; None where nothing is."""
+    if min(pixels.shape[:2]) < _NARROW:
+        return None
     channels = cv2.split(pixels)
     x, y = _Lines.of(_steps(channels)), _Lines.of(_steps([channel.T for channel in channels]))
     if len(x.at) < 4 and len(y.at) < 4:  # the outermost two are the image's own

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.float64]
 
+BY_SIZE = "largest"
 # Columns that are no descriptor columns.
 COPIES = "copies"  # of each row `groups.direct_copies`
 PICTURE_SHARE = "picture_share"  # `page_shares.picture_shares`; where it is absent, images are all picture
@@ -89,8 +90,11 @@ def _numbers_in_json(rows: pa.Table, field: str) -> Keys:
 
 
 def _pixels(rows: pa.Table) -> Keys:
-    pixels = _floats(rows["width"]) * _floats(rows["height"])
-    return pixels * _floats(rows[PICTURE_SHARE]) if PICTURE_SHARE in rows.column_names else pixels
+    return _floats(rows["width"]) * _floats(rows["height"])
+
+
+def _pixels_of_picture(rows: pa.Table) -> Keys:
+    return _pixels(rows) * _floats(rows[PICTURE_SHARE]) if PICTURE_SHARE in rows.column_names else _pixels(rows)
 
 
 def _characters(rows: pa.Table) -> Keys:
@@ -104,8 +108,13 @@ def _id_rank(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 
 POLICIES: dict[str, Policy] = {
-    "largest": Policy(
+    BY_SIZE: Policy(
         "the image with most pixels; the page or frame around a picture does not count",
+        ("width", "height"),
+        lambda rows, _: -_pixels_of_picture(rows),
+    ),
+    "most_pixels": Policy(
+        "the image with most pixels, whatever is on them",
         ("width", "height"),
         lambda rows, _: -_pixels(rows),
     ),

@@ -68,7 +68,7 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
 
     `hash_bytes` maps the name of each hash column to its width in bytes; `embedding_dim` 0 means no embedding.
     Of a failed sample `error` is set and every column of the picture is null. The columns that begin with PAGE are null
-    where nothing is around the picture, too.
+    where nothing is around the picture, too, and the hashes among them where what lies there is flat.
     """
     fields = [
         pa.field("sample_id", pa.string(), nullable=False),

@@ -55,7 +55,7 @@ def _decisions(run: Run, client: Client, overrides: Overrides) -> tuple[pa.Table
     """The groups of the accepted pairs, and what becomes of each of their members and of each sample in overrides."""
     settings = run.settings.decide
     pairs = _accepted_pairs(run.folder)
-    hash_name = run.settings.search.hash
+    hash_name = run.settings.describe.hashes[0]
     columns = columns_to_decide(settings, hash_name)
     involved = manifest.split_by_shard(pa.table({"sample_id": samples_to_decide(pairs, overrides)}), run.shards)
     parts = client.gather(
@@ -64,12 +64,12 @@ def _decisions(run: Run, client: Client, overrides: Overrides) -> tuple[pa.Table
             for shard_id, part in involved.items()
         ]
     )
-    rows = pa.concat_tables(parts) if parts else _no_rows(hash_name).select(columns)
+    rows = pa.concat_tables(parts) if parts else _no_rows(run).select(columns)
     return decide_rows(pairs, rows, settings, overrides)
 
 
-def _no_rows(hash_name: str) -> pa.Table:
-    return descriptor_schema({hash_name: 8}, 0).empty_table()
+def _no_rows(run: Run) -> pa.Table:
+    return descriptor_schema(run.settings.describe.hash_bytes, 0).empty_table()
 
 
 def _accepted_pairs(folder: RunFolder) -> pa.Table:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from dedup.decisions import DecideSettings, columns_to_decide, decide_rows
+from dedup.overrides import parse_overrides
 from dedup.page_shares import page_columns, page_hashes, picture_shares
 from dedup.records import PAIR_SCHEMA
 
@@ -68,6 +69,16 @@ def test_copies_of_a_page_are_pages_though_one_alone_has_pairs() -> None:
     assert shares(identical, table) == [0.25, 0.25, 1, 1]
 
 
+@pytest.mark.parametrize("row", ["a,separate,b", "b,separate,a", "b,separate,c"])
+def test_what_an_override_separates_tells_nothing(row: str) -> None:
+    """Nor of the same file under another name."""
+    table = rows(a=PHOTO, b=STORY, c=PHOTO)
+    identical = pa.concat_tables([pairs("ac", method="exact"), pairs("ab")])
+    by_hand = parse_overrides(f"sample_id,action,other\n{row}\n".encode())
+    assert picture_shares(identical, table).tolist() == [1, 0.25, 1]
+    assert picture_shares(identical, table, by_hand).tolist() == [1, 1, 1]
+
+
 def test_samples_that_failed_or_are_in_no_pair_are_all_picture() -> None:
     table = rows(a=(None, None, None, 1), b=STORY, c=PHOTO)
     assert shares(pairs("bc"), table) == [1, 0.25, 1]
@@ -81,7 +92,9 @@ def test_the_photograph_stays_and_its_larger_screenshot_goes() -> None:
     assert {*columns} == {*table.column_names}
     _, chosen = decide_rows(pairs("ab"), table.select(columns), settings)
     assert chosen["keeper"].to_pylist() == ["b", None]
-    _, by_pixels = decide_rows(pairs("ab"), table.select(columns_to_decide(settings)), settings)
+    whatever = DecideSettings(keep="most_pixels")
+    assert not {*page_columns("phash")} & {*columns_to_decide(whatever, "phash")}
+    _, by_pixels = decide_rows(pairs("ab"), table, whatever)
     assert by_pixels["keeper"].to_pylist() == [None, "a"]
     larger = rows(a=(PAGE, PICTURE, 0.25, 200), b=PHOTO)  # the picture on it is larger, too
     assert decide_rows(pairs("ab"), larger, settings)[1]["keeper"].to_pylist() == [None, "a"]

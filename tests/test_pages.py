@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -14,12 +13,13 @@ import dedup
 from dedup.candidates import CANDIDATE_SCHEMA, EQUAL_HASHES_SEARCHED, HASH_ROW, hash_pairs, hash_rows, in_order
 from dedup.describe import DescribeSettings, describe_shard
 from dedup.evidence import Evidence, compare
+from dedup.judgement import distinct
 from dedup.listing import list_shards
 from dedup.local_features import picture as picture_of
 from dedup.neighbors import SearchSettings
-from dedup.pages import MIN_SIDE, find_box, picture_on_page
+from dedup.pages import MIN_SIDE, boxes_on_one_page, find_box, picture_on_page
 from dedup.transforms import TRANSFORMS
-from dedup.verify import VerifySettings
+from dedup.verify import VerifySettings, settle_pairs
 from pipelines.client import ClusterSettings
 from tests.run_files import accepted, run_on
 from tests.shard_makers import encode, sample_members, write_tar
@@ -100,6 +100,26 @@ def test_what_has_no_seams_has_no_picture_inside() -> None:
         assert find_box(pixels) is None
     small, _ = page("a story", "chelsea")
     assert picture_on_page(small.resize((MIN_SIDE - 1, 112))) is None
+
+
+@pytest.mark.parametrize("size", [(12000, 64), (64, 12000), (3000, 64), (64, 1600), (100, 64)])
+def test_long_strips_are_no_pages_or_have_pictures_that_can_be_hashed(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(size[0])
+    for across in (0, 1):
+        bands = np.repeat(rng.integers(0, 256, (size[across] // 16 + 1, 3), np.uint8), 16, axis=0)[: size[across]]
+        pixels = np.broadcast_to(bands[:, None] if across else bands[None], (size[1], size[0], 3))
+        inside = picture_on_page(Image.fromarray(np.ascontiguousarray(pixels)))
+        assert inside is None or min(inside.size) >= 32
+
+
+def test_the_picture_on_a_large_page_has_no_rim() -> None:
+    """What is found on a small view of it is found again in its own pixels, and the frame goes."""
+    screen = gradient(1800, 1400)
+    screen.paste((250, 250, 245), (395, 295, 1405, 1005))
+    screen.paste(photograph("coffee").resize((1000, 700)), (400, 300))
+    inside = picture_on_page(screen)
+    assert inside is not None
+    assert np.abs(np.subtract(inside.size, (1000, 700))).max() <= 3
 
 
 # ---------------------------------------------------------------- descriptors and pairs
@@ -185,15 +205,34 @@ def test_the_pairs_are_those_of_all_hashes_compared(agreeing: int) -> None:
     assert listed(hash_pairs(without, SETTINGS, agreeing)) == {pair for pair in listed(found) if pair[2] == "hash"}
 
 
-def test_of_many_pages_with_one_picture_some_have_a_pair_with_it() -> None:
+def test_of_many_pages_with_one_picture_each_has_a_pair() -> None:
     count = EQUAL_HASHES_SEARCHED + 40
     whole = [int(code) for code in np.random.default_rng(5).integers(0, 1 << 62, count)]
     picture = 0x0F0F33335555AAAA
     table = coded([*whole, picture], [*([picture] * count), None])
     few = SearchSettings(candidates_per_image=2)
     pairs = hash_pairs(in_order(hash_rows(table, 0, few, 1, pages=True)), few, 1)
-    assert 0 < len(pairs) < 20 * count
-    assert f"{count:04d}" in pairs.filter(pc.equal(pairs["method"], "page"))["b"].to_pylist()
+    assert len(pairs) < 20 * count
+    assert set(pairs["method"].to_pylist()) == {"page"}
+    assert {*pairs["a"].to_pylist(), *pairs["b"].to_pylist()} == {*table["sample_id"].to_pylist()}
+
+
+def test_thumbnails_do_not_dismiss_what_lies_on_a_small_part_of_a_page(tmp_path: Path) -> None:
+    around, _ = page("another picture", "chelsea")
+    rows = described(tmp_path, {"picture": photograph("chelsea"), "page": around})
+    pair = {"a": ["0/page"], "b": ["0/picture"]}
+    assert settle_pairs(pa.table(pair | {"method": ["hash"]}), rows).settled.tolist() == [True]
+    assert settle_pairs(pa.table(pair | {"method": ["page"]}), rows).settled.tolist() == [False]
+    candidates = pa.table(
+        {
+            **pair,
+            "shard_a": pa.array([0], pa.int32()),
+            "shard_b": pa.array([0], pa.int32()),
+            "score": pa.array([0.9], pa.float32()),
+        }
+    )
+    both = [candidates.append_column("method", pa.array([name])) for name in ("embedding", "page")]
+    assert distinct(pa.concat_tables(both))[0]["method"].to_pylist() == ["page"]
 
 
 def test_pages_propose_where_pairs_are_looked_at_alone(tmp_path: Path, cluster: ClusterSettings) -> None:
@@ -242,6 +281,17 @@ def test_a_page_that_is_its_own_mirror_image_is_laid_as_the_picture_on_it_says(n
     screen.paste(photograph(name).resize((240, 160)), (200, 120))
     files = {"as it is": png(screen), "mirrored": TRANSFORMS["mirror"](screen, np.random.default_rng(0)).data}
     assert verified(files, [("as it is", "mirrored")]).probability[0] > 0.9
+
+
+def test_pictures_in_two_places_are_not_those_of_one_page() -> None:
+    """Two copies of one picture, with something over each."""
+    copies = []
+    for left in (10, 130):
+        copy = np.asarray(gradient(256, 160)).copy()
+        copy[40:120, left : left + 110] = np.asarray(photograph("coffee").resize((110, 80)))
+        copies.append(copy)
+    assert [find_box(copy) is None for copy in copies] == [False, False]
+    assert boxes_on_one_page(*(np.asarray(Image.fromarray(copy).convert("L")) for copy in copies)) == []
 
 
 def test_the_pictures_on_a_page_are_compared_where_they_lie() -> None:
