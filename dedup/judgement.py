@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.closure import second_neighbors
 from dedup.crowded import CROWDED
-from dedup.looks import CROWD
 from dedup.neighbors import SearchSettings
+from dedup.pair_features import CROWD
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.shards import read_range
 from dedup.small_evidence import SMALL_SIDE

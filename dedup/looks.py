@@ -22,8 +22,8 @@ from dedup.drawings import STRONG
 from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
 from dedup.local_features import GLANCE_SIDE, SIDE
 from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
-from dedup.small_evidence import SmallEvidence, compare_small
-from dedup.thumbnails import Likeness
+from dedup.pair_features import CROWD, pixel_features, small_features
+from dedup.small_evidence import compare_small
 from dedup.verification_model import MODELS
 from dedup.views import Views
 
@@ -63,7 +63,6 @@ MATCHED_PROBABILITY = 0.95
 # faint: of 20 such pairs of photographs and their copies that were lost all are copies, and none of 377 pairs of one
 # photograph with different things before it, of 3,291 under one quotation, poster or badge, or of drawings.
 LIKELY, SOME_MATCHED, LITTLE_CONTESTED = 0.5, 25, (0.15, 0.06)
-CROWD = 0.8  # crowding up to here tells nothing
 # Product shots, X-rays or potatoes that all have the same words, badge or layout over them agree in all that is strong,
 # in what is faint around it, and in their background. Where everything is as alike as that, a pair that shares so many
 # local features is no copy if strokes contradict each other and that is mutual (`disagreement.contradiction`). In nine
@@ -114,7 +113,8 @@ MUCH_THIN = 5.0
 VERY_MUCH_THIN, LEAST_BENEATH = 20.0, 0.05
 # Two screenshots of one program agree nearly all over, with whatever pictures in it. Where in both a picture lies in
 # one place on the page, so many of its own tiles have to agree, too: of 29 pairs of screenshots with different
-# photographs fewer do in 27, and of 8,000 pairs of copies in 3, which have patches there or were bent.
+# photographs fewer did in 27, and of 8,000 pairs of copies in 3, which have patches there or were bent (counted before
+# pictures were compared without their margins, too).
 OTHER_ON_PAGE = 0.3
 
 
@@ -177,9 +177,10 @@ def _other_on_page(a: Views, b: Views, guess: Floats, at_side: Evidence | None, 
     def others(found: Evidence) -> bool:
         return found.agreeing_on_page() < OTHER_ON_PAGE
 
+    if at_side is not None and not others(at_side):
+        return False
     # A doubt lets it try the mirrored alignment, too.
-    evidence = compare(a.at(SIDE), b.at(SIDE), guess, Doubts(exactly=others), alone) if at_side is None else at_side
-    return others(evidence)
+    return others(compare(a.at(SIDE), b.at(SIDE), guess, Doubts(exactly=others), alone))
 
 
 def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evidence) -> float:
@@ -364,39 +365,3 @@ def _below(probability: float, crowding: float) -> Callable[[Evidence], bool]:
 
 def _probability(evidence: Evidence, crowding: float) -> float:
     return float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])
-
-
-THUMBNAIL_FEATURES = ("best", "whole", "share")
-PIXEL_FEATURES = ("matches", "correlation", "pixels", "crowding")
-SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma")
-
-
-def thumbnail_features(found: Likeness) -> Floats:
-    """(N, 3), in the order of THUMBNAIL_FEATURES."""
-    return np.stack([_near_one(found.best), _near_one(found.whole), np.log(found.share)], axis=1).astype(np.float64)
-
-
-def pixel_features(evidence: Evidence, crowding: float) -> Floats:
-    """(4,), in the order of PIXEL_FEATURES."""
-    return np.array(
-        [
-            # Matches count as far as the tiles agree: fifty of them in a caption say nothing of the picture.
-            np.log1p(min(evidence.inliers, 100)) * evidence.agreeing,
-            _near_one(evidence.correlation),
-            _near_one(evidence.pixels),
-            max(float(_near_one(crowding) - _near_one(CROWD)), 0.0),
-        ],
-        np.float64,
-    )
-
-
-def small_features(evidence: SmallEvidence) -> Floats:
-    """(6,), in the order of SMALL_FEATURES."""
-    differences = np.log1p([evidence.centre, evidence.outline, evidence.colour])
-    agreement = [np.log1p(evidence.tiles), evidence.chroma]
-    return np.array([_near_one(evidence.directions), *-differences, *agreement], np.float64)
-
-
-def _near_one(correlation: npt.ArrayLike) -> Floats:
-    """Between 0.98 and 0.99 lies as much as between 0.5 and 0.75."""
-    return np.asarray(-np.log(1.02 - np.clip(correlation, -1, 1)), np.float64)

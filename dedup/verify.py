@@ -34,7 +34,8 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
 from dedup.local_features import SIDE
-from dedup.looks import CROWD, UNLIKELY, Around, contradict, judge, thumbnail_features
+from dedup.looks import UNLIKELY, Around, contradict, judge
+from dedup.pair_features import CROWD, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import (

@@ -17,7 +17,7 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 
-from dedup import images, looks, verification_model
+from dedup import images, pair_features, verification_model
 from dedup.errors import ConfigError
 from dedup.labels import Pair, read_labels
 from dedup.small_evidence import compare_small, small_view
@@ -66,7 +66,7 @@ def _examples(name: str, pairs: Iterable[tuple[bytes, bytes, bool]]) -> Examples
         thumbnails = np.stack([images.thumbnail(a), images.thumbnail(b)])
         found = likeness(thumbnails, np.array([0]), np.array([1]), FEW_WINDOWS, COARSE_SIDE)
         evidence = compare_small(small_view(np.asarray(a)), small_view(np.asarray(b)), found.map[0])
-        features.append(looks.small_features(evidence))
+        features.append(pair_features.small_features(evidence))
         copies.append(same)
     return Examples(name, np.stack(features), np.array(copies))
 
@@ -86,7 +86,7 @@ def main(shards: str, *, seed: int = 1, dry: bool = False) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sets = list(small_examples(shards, np.random.default_rng(seed)))
-    model = fit(sets, (1,) * len(looks.SMALL_FEATURES), COPY_WEIGHT)
+    model = fit(sets, (1,) * len(pair_features.SMALL_FEATURES), COPY_WEIGHT)
     logger.info(report("small", model, sets, verification_model.OPERATING_POINTS["copies"].min_probability))
     if not dry:
         write({"small": model})

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.optimize import minimize
 
-from dedup import embedders, images, looks, verification_model
+from dedup import embedders, images, pair_features, verification_model
 from dedup.borders import without_borders
 from dedup.evidence import compare
 from dedup.listing import list_shards
@@ -162,12 +162,12 @@ def _examples(planted: PictureSet, apart: int, embedder: embedders.Embedder) -> 
     found = likeness(thumbnails, i, j)
     prepared = [picture(np.asarray(image)) for image in decoded]
     pixels = [
-        looks.pixel_features(compare(prepared[a], prepared[b], found.map[row]), min(fifth[a], fifth[b]))
+        pair_features.pixel_features(compare(prepared[a], prepared[b], found.map[row]), min(fifth[a], fifth[b]))
         for row, (a, b, _) in enumerate(pairs)
     ]
     logger.info("%s: %d pairs, %d of them copies", planted.name, len(pairs), copies.sum())
     return (
-        Examples(planted.name, looks.thumbnail_features(found), copies),
+        Examples(planted.name, pair_features.thumbnail_features(found), copies),
         Examples(planted.name, np.stack(pixels), copies),
     )
 
@@ -176,7 +176,7 @@ def _alone(examples: Examples, of_kind: bool) -> Examples:
     """The same pairs without crowding; `of_kind`: only those of different pictures of a uniform set."""
     chosen = ~examples.copies if of_kind else np.ones(len(examples.copies), bool)
     features = examples.features[chosen]
-    features[:, looks.PIXEL_FEATURES.index("crowding")] = 0
+    features[:, pair_features.PIXEL_FEATURES.index("crowding")] = 0
     weight = LONE_LOOKALIKE_WEIGHT if of_kind else 1.0
     return Examples(f"{examples.name}, alone", features, examples.copies[chosen], weight)
 
@@ -217,9 +217,9 @@ def report(name: str, model: verification_model.Logistic, sets: list[Examples], 
 
 
 FEATURES = {
-    "thumbnails": looks.THUMBNAIL_FEATURES,
-    "pixels": looks.PIXEL_FEATURES,
-    "small": looks.SMALL_FEATURES,
+    "thumbnails": pair_features.THUMBNAIL_FEATURES,
+    "pixels": pair_features.PIXEL_FEATURES,
+    "small": pair_features.SMALL_FEATURES,
 }
 
 

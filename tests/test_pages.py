@@ -274,13 +274,14 @@ def test_other_pictures_on_one_desktop_are_others_and_copies_of_one_are_copies(c
     assert verified(files | copies, pairs, crowding).probability.min() >= VerifySettings().accepts_from
 
 
+@pytest.mark.parametrize("crowding", [0.0, 0.85])
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "flower"])
-def test_a_page_that_is_its_own_mirror_image_is_laid_as_the_picture_on_it_says(name: str) -> None:
+def test_a_page_that_is_its_own_mirror_image_is_laid_as_the_picture_on_it_says(name: str, crowding: float) -> None:
     wall = np.asarray(photograph("china").resize((640, 400)), np.uint16)
     screen = Image.fromarray(((wall + wall[:, ::-1]) // 2).astype(np.uint8))
     screen.paste(photograph(name).resize((240, 160)), (200, 120))
     files = {"as it is": png(screen), "mirrored": TRANSFORMS["mirror"](screen, np.random.default_rng(0)).data}
-    assert verified(files, [("as it is", "mirrored")]).probability[0] > 0.9
+    assert verified(files, [("as it is", "mirrored")], crowding).probability[0] > 0.5
 
 
 def test_pictures_in_two_places_are_not_those_of_one_page() -> None:

@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image, ImageEnhance, ImageOps
 
-from dedup.looks import small_features
+from dedup.pair_features import small_features
 from dedup.small_evidence import SMALL_SIDE, SmallEvidence, compare_small, small_view
 from dedup.verification_model import MODELS, OPERATING_POINTS
 
