@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from dedup import hamming, neighbors
 from dedup.borders import inner_picture
-from dedup.crowded import candidates_in_cell
+from dedup.crowded import CROWDING_PLACE, candidates_in_cell, packed, score_at
 from dedup.errors import ImageError
 from dedup.hashes import MIN_INFORMATION
 from dedup.local_features import SIDE
@@ -43,9 +43,10 @@ CANDIDATE_SCHEMA = pa.schema(
         ("shard_b", pa.int32()),
     ]
 )
-CROWDING_SCHEMA = pa.schema(  # as `crowded.Crowds` has them
-    {"shard": pa.int32(), "sample_id": pa.string(), "crowding": pa.float32(), "alike": pa.float32()}
+CROWDING_SCHEMA = pa.schema(  # as `crowded.Crowds` has them, the cosines `crowded.packed`
+    {"shard": pa.int32(), "sample_id": pa.string(), "cosines": pa.binary(), "alike": pa.float32()}
 )
+CROWDING_ROW_BYTES = 700
 EXACT_ROW = pa.schema({"bucket": pa.int64(), "sha256": pa.binary(), "sample_id": pa.string(), "shard": pa.int32()})
 COPY_ROW = pa.schema({"shard": pa.int32(), "sample_id": pa.string()})
 BAND_ROW = pa.schema(
@@ -75,7 +76,7 @@ LOCAL_ROW = pa.schema(
     }
 )
 LOCAL_ROW_BYTES = 16_000
-VERSION = 7  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 8  # counted up where the same descriptors give other candidates: older ones are then searched anew
 # From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
 CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
@@ -309,9 +310,10 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
         # A sample is primary in one cell, where all that it proposes is found.
         pairs, crowds = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
         found.append(pairs_of(cell, pairs.i, pairs.j, "embedding", pairs.score))
-        for name in ("crowding", "alike"):
-            cell = cell.append_column(name, pa.array(getattr(crowds, name)))
-        crowded.append(cell.select(CROWDING_SCHEMA.names).filter(pa.array(primary & (crowds.crowding > 0))))
+        there = np.flatnonzero(primary & (crowds.crowding > 0))
+        cell = cell.select(["shard", "sample_id"]).take(pa.array(there))
+        cell = cell.append_column("cosines", pa.array(packed(crowds.cosines[there]), pa.binary()))
+        crowded.append(cell.append_column("alike", pa.array(crowds.alike[there])))
     return pa.concat_tables(found), pa.concat_tables(crowded)
 
 
@@ -320,11 +322,17 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
 
 def crowded_samples(descriptors: pa.Table, crowding: pa.Table) -> pa.Table:
     """The rows of those samples whose surroundings are so alike that local features are asked; `descriptors` has
-    sample_id, width and height, `crowding` the columns sample_id and crowding."""
-    crowded = crowding.filter(pc.greater_equal(crowding["crowding"], CROWDED_BY_FEATURES))
+    sample_id, width and height, `crowding` the columns sample_id and cosines."""
+    crowded = crowding.filter(pa.array(ask_local_features(crowding)))
     rows = descriptors.filter(pc.is_in(descriptors["sample_id"], value_set=crowded["sample_id"].combine_chunks()))
     # Of smaller pictures local features tell nothing.
     return rows.filter(pc.greater(_side(rows), SMALL_SIDE))
+
+
+def ask_local_features(crowding: pa.Table) -> npt.NDArray[np.bool_]:
+    """(N,): around which samples everything is so alike; `crowding` has the column cosines."""
+    place = np.full(len(crowding), CROWDING_PLACE)
+    return np.asarray(score_at(crowding["cosines"].to_pylist(), place) >= CROWDED_BY_FEATURES)
 
 
 def local_rows(

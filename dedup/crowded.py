@@ -4,41 +4,54 @@ In a uniform set (X-rays, product shots, screenshots) an embedding ranks a copy 
 among photographs of potatoes with two planted copies of each, a copy and its original are among each other's four
 nearest in 63 % of the cases, and among the 128 nearest in 96 %. Ranked by `thumbnails.part_likeness`, with a little of
 the cosine, 93 % are among the first six of these 128.
+
+How alike everything is around a picture decides what is asked of its pairs, and is the cosine of its fifth-nearest
+neighbour. But pictures that occur many times, for which all this is done, are surrounded by their copies. So more than
+the five nearest are noted: once some are known to be copies, they are not counted (`score_at`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from dedup.neighbors import CROWD, CosinePairs, SearchSettings, cosine_pairs_in_cell, crowding, limit_candidates
+from dedup.neighbors import CosinePairs, SearchSettings, best_scores, cosine_pairs_in_cell, limit_candidates
+from dedup.pair_features import CROWD
 from dedup.thumbnails import part_likeness
 
 Halves = npt.NDArray[np.float16]
 Singles = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 
-# From this `neighbors.crowding` on, neighbours are ranked by thumbnails. A quarter of CIFAR-10 is so crowded; from 0.8
+CROWDING_PLACE, _ALIKE_PLACE = 5, 8  # of the cosine, and of the thumbnail's fit, that say how alike everything is
+# From this crowding on, neighbours are ranked by thumbnails. A quarter of CIFAR-10 is so crowded; from 0.8
 # on it would be 86 %, with half as many candidates again, for 2 % more of the copies among potatoes.
 CROWDED = np.float32(0.85)
-DEPTH = 128  # so many of the nearest are ranked by their thumbnails
-_ALIKE_PLACE = 8  # of the fit that says how alike thumbnails are
+DEPTH = 128  # so many of the nearest are ranked by their thumbnails,
+NOTED = 128  # and noted
 # Of the cosine, added to the fit of the thumbnails: without, two of a hundred copies fewer are proposed, and with 0.6.
 _COSINE_WEIGHT = np.float32(0.3)
 
 
 @dataclass(frozen=True)
 class Crowds:
-    """How alike everything is around each of N rows, both (N,) float32, higher is more alike, 0 where it is not known:
-    `crowding` to the embedding (`neighbors.crowding`), `alike` to the thumbnails of what is crowded: the fit of the
-    eighth-best."""
+    """How alike everything is around each of N rows, float32, higher is more alike, 0 where it is not known: `cosines`
+    (N, NOTED) of the nearest embeddings, the nearest first, of rows that lie in no crowd only CROWDING_PLACE; `alike`
+    (N,) of the thumbnails of what is CROWDED: the fit of the eighth-best."""
 
-    crowding: Singles
+    cosines: Singles
     alike: Singles
+
+    @property
+    def crowding(self) -> Singles:
+        """(N,): the cosine of the fifth-nearest."""
+        return self.cosines[:, CROWDING_PLACE - 1]
 
 
 def candidates_in_cell(
@@ -57,20 +70,44 @@ def candidates_in_cell(
     """
     per_image = settings.candidates_per_image
     complete = math.inf if settings.min_cosine is None else settings.min_cosine
-    pairs = cosine_pairs_in_cell(x, primary, replace(settings, candidates_per_image=max(per_image, CROWD)))
-    crowds = crowding(pairs, len(x))  # of a primary row all pairs are here
-    crowded = primary & (crowds >= CROWDED)
+    pairs = cosine_pairs_in_cell(x, primary, replace(settings, candidates_per_image=max(per_image, CROWDING_PLACE)))
+    cosines = np.zeros((len(x), NOTED), np.float32)
+    cosines[:, :CROWDING_PLACE] = best_scores(pairs, len(x), CROWDING_PLACE)  # of a primary row all pairs are here
+    crowding = cosines[:, CROWDING_PLACE - 1]
+    crowded = primary & (crowding >= CROWDED)
     sparse = primary & ~crowded
     near = _those(pairs, (pairs.score >= complete) | sparse[pairs.i] | sparse[pairs.j])
     near = limit_candidates(near, complete, per_image)
-    pairs = cosine_pairs_in_cell(x, crowded, replace(settings, min_cosine=None, candidates_per_image=DEPTH))
+    hardly = primary & (crowding > CROWD) & ~crowded
+    for rows, count in ((hardly, NOTED), (crowded, DEPTH)):
+        deep = replace(settings, min_cosine=None, candidates_per_image=count)
+        pairs = cosine_pairs_in_cell(x, rows, deep)
+        cosines[rows] = best_scores(pairs, len(x), NOTED)[rows]
     fit = _fit(greys, pairs, crowded)
-    alike = np.where(crowded, crowding(CosinePairs(pairs.i, pairs.j, fit), len(x), _ALIKE_PLACE), np.float32(0))
+    fits = best_scores(CosinePairs(pairs.i, pairs.j, fit), len(x), _ALIKE_PLACE)
+    alike = np.where(crowded, fits[:, _ALIKE_PLACE - 1], np.float32(0))
     fit = fit + _COSINE_WEIGHT * pairs.score
     alone = crowded if small is None else crowded & small  # with nothing but thumbnails
     best = _best(pairs, pairs.score, crowded, per_image) | _best(pairs, fit, crowded, per_image)
     best |= _best(pairs, fit, alone, 3 * per_image)
-    return _union(near, _those(pairs, best), len(x)), Crowds(crowds, alike)
+    return _union(near, _those(pairs, best), len(x)), Crowds(cosines, alike)
+
+
+def packed(scores: Singles) -> list[bytes]:
+    """(N, NOTED) float32, as `Crowds` has them -> of each row the bytes of those that are not 0."""
+    return [row[row != 0].tobytes() for row in scores]
+
+
+def score_at(lists: Sequence[bytes], place: Ints) -> Singles:
+    """(N,) float32: of each of N `packed` rows the score at its `place` (N,), 1 the first. A list of NOTED may go on,
+    so for places beyond it has its last; past the end of a shorter one it is 0."""
+    length = np.array([len(each) // 4 for each in lists], np.int64)
+    scores = np.frombuffer(b"".join(lists), np.float32)
+    place = np.where(length == NOTED, np.minimum(place, NOTED), place)
+    there = place <= length
+    found = np.zeros(len(length), np.float32)
+    found[there] = scores[(np.cumsum(length) - length + place - 1)[there]]
+    return found
 
 
 def _fit(greys: UInt8Array, pairs: CosinePairs, crowded: Bools) -> Singles:

@@ -10,6 +10,7 @@ may name a few more of the nearest hashes as candidates.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup import candidates, hamming, judgement, neighbors, turned
+from dedup import candidates, hamming, judgement, neighbors, rounds, turned
 from dedup.decisions import DEFAULT_DECISION, DecideSettings, columns_to_decide, decide_rows, samples_to_decide
 from dedup.errors import ConfigError, ManifestError
 from dedup.images import MAX_PIXELS
@@ -81,8 +82,7 @@ def find_pairs(
             local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
             found = pa.concat_tables([found, local, _turned(rest, total, search)])
         if len(found) and verify.looks:
-            samples = _samples(rest, crowding)
-            pairs += _Verification(shards, samples, search, verify, max_pixels).all(found)
+            pairs += _Verification(shards, _samples(rest), crowding, search, verify, max_pixels).all(found)
         elif len(found):
             bits = 8 * descriptors[0].schema.field(search.hash).type.byte_width
             pairs.append(judgement.by_scores(candidates.in_order(found), search, verify, bits))
@@ -197,49 +197,52 @@ def _by_local_features(
     return candidates.local_pairs(candidates.in_order(pa.concat_tables(rows)), search)
 
 
-def _samples(rest: Sequence[pa.Table], crowding: pa.Table) -> pa.Table:
-    """What verification needs of each sample, with the number of its shard and its crowding."""
-    rows = pa.concat_tables(
+def _samples(rest: Sequence[pa.Table]) -> pa.Table:
+    """What verification needs of each sample, with the number of its shard."""
+    return pa.concat_tables(
         [
             table.select(_VERIFIED_COLUMNS).append_column("shard", pa.array(np.full(len(table), number, np.int32)))
             for number, table in enumerate(rest)
         ]
     )
-    at = pc.index_in(rows["sample_id"], value_set=crowding["sample_id"].combine_chunks())
-    for name in ("crowding", "alike"):
-        rows = rows.append_column(name, pc.fill_null(crowding[name].combine_chunks().take(at), 0.0))
-    return rows
 
 
 @dataclass(frozen=True)
 class _Verification:
     shards: Sequence[Shard]
     samples: pa.Table
+    crowding: pa.Table
     search: SearchSettings
     verify: VerifySettings
     max_pixels: int
 
     def all(self, found: pa.Table) -> list[pa.Table]:
-        """The candidates judged, and then, round by round, those that accepted ones suggest."""
-        pairs, judged = [], []
-        for _ in range(1 + judgement.ROUNDS):
+        """The candidates judged, and then, round by round, what accepted ones make worth a look."""
+        pairs: list[pa.Table] = []
+        judged: list[pa.Table] = []
+        found = rounds.first_round(found)
+        for _ in range(1 + rounds.ROUNDS):
             verified, basis = self._once(found)
+            again = rounds.superseded([basis])
+            pairs, judged = ([rounds.without_pairs(each, again) for each in tables] for tables in (pairs, judged))
             pairs.append(verified)
             judged.append(basis)
-            found = judgement.suggested(lambda: judged)
+            found = rounds.next_round(functools.partial(iter, judged))
             if not len(found):
                 break
         return pairs
 
     def _once(self, found: pa.Table) -> tuple[pa.Table, pa.Table]:
-        pairs, cosine = judgement.distinct(found)
+        for side in "ab":
+            found = judgement.with_crowds(found, side, self.crowding)
+        pairs, cosine = judgement.distinct(found.filter(pa.array(judgement.worth_another_look(found))))
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine, samples))
+        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine))
         look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
-        kept = first.settled | look
+        kept = look | (first.settled & (pairs["before"].to_numpy() == 0))
         pairs, cosine, first = pairs.filter(pa.array(kept)), cosine[kept], first.take(kept)
         read_image = judgement.ImageReader(self.shards, samples)
-        crowding = judgement.crowding_of(pairs, samples)
+        crowding = judgement.around(pairs)
         verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, first=first)
         return judgement.by_probability(pairs, cosine, verdicts.probability, self.search, self.verify)

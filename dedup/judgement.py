@@ -1,6 +1,6 @@
-"""Candidates -> pairs: which are accepted, by what evidence, and which further pairs the accepted ones suggest.
+"""Candidates -> pairs: which are accepted, and by what evidence.
 
-    candidates ──distinct──▶ pairs ──verify──▶ probability ──by_probability──▶ judged pairs ──suggested──▶ candidates
+    candidates ──distinct──▶ pairs ──verify──▶ probability ──by_probability──▶ judged pairs
                        └────────────────by_scores (where nothing is verified)──────▶ judged pairs
 
 A judged pair is a row of `records.PAIR_SCHEMA`.
@@ -8,7 +8,7 @@ A judged pair is a row of `records.PAIR_SCHEMA`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup.candidates import CANDIDATE_SCHEMA
-from dedup.closure import second_neighbors
-from dedup.crowded import CROWDED
+from dedup.crowded import CROWDED, CROWDING_PLACE, score_at
 from dedup.neighbors import SearchSettings
 from dedup.pair_features import CROWD
 from dedup.records import PAIR_SCHEMA, Shard
+from dedup.rounds import JUDGED_SCHEMA
 from dedup.shards import read_range
 from dedup.small_evidence import SMALL_SIDE
 from dedup.verify import VerifySettings
@@ -29,10 +28,8 @@ from dedup.verify import VerifySettings
 Singles = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-ROUNDS = 3  # of suggestions; each doubles how far along accepted pairs one may come
 # A pair is proposed by the first of these that found it.
 _PROPOSERS = pa.array(["suggested", "page", "local", "embedding", "turned", "hash"])
-_SUGGESTIONS_PER_IMAGE = 16
 # By thumbnails, of pairs that local features do not propose where everything looks alike: of 4,570 such pairs of
 # potatoes, X-rays and products and of their copies it leaves 2,100, and all 20 that bring copies to their group. So
 # nearly equal are the hashes of a copy with a watermark that thumbnails doubt.
@@ -41,17 +38,6 @@ _LIKELY, _ALIKE = np.float32(0.5), np.float32(1 - 4 / 64)
 # Thumbnails dismiss no pair of such a cosine, but where everything looks alike around both: of 594 pairs of different
 # photographs that they dismiss 50 have it, and of 26 of copies, by all kinds of retouching, 23.
 _HOPEFUL = np.float32(0.8)
-
-# Of a verified pair, what suggestions are made from.
-JUDGED_SCHEMA = pa.schema(
-    [
-        *(PAIR_SCHEMA.field(name) for name in ("a", "b")),
-        ("shard_a", pa.int32()),
-        ("shard_b", pa.int32()),
-        PAIR_SCHEMA.field("accepted"),
-        ("score", pa.float32()),
-    ]
-)
 
 
 def accept_exact(candidates: pa.Table) -> pa.Table:
@@ -103,11 +89,39 @@ class ImageReader:
         return read_range(*self._where[sample_id])
 
 
-def crowding_of(pairs: pa.Table, samples: pa.Table) -> Singles:
-    """(N, 3) float32 for `verify_pairs`, the fields of `looks.Around`; `samples` has sample_id, crowding and alike."""
-    crowding = _of_both(pairs, samples, samples["crowding"].to_numpy())
-    alike = _of_both(pairs, samples, samples["alike"].to_numpy())
-    return np.stack([*crowding, alike[1]], axis=1).astype(np.float32)
+def with_crowds(pairs: pa.Table, side: str, seen: pa.Table) -> pa.Table:
+    """`pairs` and how alike everything is around their samples of that side ("a" or "b"), 0 where it is not known, as
+    columns of float32: `<side>_crowding` to the embedding, `<side>_crowding_before` by which they were judged before,
+    and `<side>_alike` to thumbnails.
+
+    `pairs` has the sample_ids, `family` and `before` of `rounds.TO_JUDGE_SCHEMA`: as many of the nearest embeddings as
+    are known to be copies of the two are not counted. `seen` has sample_id, cosines and alike, as `CROWDING_SCHEMA`.
+    """
+    at = pc.index_in(pairs[side], value_set=seen["sample_id"].combine_chunks()).combine_chunks()
+    lists = [each or b"" for each in seen["cosines"].combine_chunks().take(at).to_pylist()]
+    for when, counted in (("", "family"), ("_before", "before")):
+        family = pairs[counted].to_numpy()
+        found = np.where(family > 0, score_at(lists, CROWDING_PLACE + np.maximum(family, 2) - 2), np.float32(0))
+        pairs = pairs.append_column(f"{side}_crowding{when}", pa.array(found, pa.float32()))
+    return pairs.append_column(f"{side}_alike", pc.fill_null(seen["alike"].combine_chunks().take(at), 0.0))
+
+
+def around(pairs: pa.Table) -> Singles:
+    """(N, 3) float32 for `verify_pairs`, the fields of `looks.Around`, of pairs `with_crowds` around both samples."""
+    alike = np.maximum(*(pairs[f"{side}_alike"].to_numpy() for side in "ab"))
+    return np.column_stack([_crowding(pairs), alike])
+
+
+def _crowding(pairs: pa.Table, when: str = "") -> Singles:
+    """(N, 2): the lesser and the greater crowding of each pair's two samples, now or "_before"."""
+    return np.sort(np.column_stack([pairs[f"{side}_crowding{when}"].to_numpy() for side in "ab"]), axis=1)
+
+
+def worth_another_look(pairs: pa.Table) -> Bools:
+    """(N,): which pairs are judged for the first time, or lie in no crowd, or hardly, now that copies are not counted;
+    `pairs` are as `around` takes them."""
+    fewer = (_crowding(pairs, "_before") > CROWD) & (_crowding(pairs) <= CROWD)
+    return np.asarray((pairs["before"].to_numpy() == 0) | fewer.any(axis=1))
 
 
 def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -118,19 +132,18 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tu
     return np.minimum(first, second), np.maximum(first, second)
 
 
-def hopeful(pairs: pa.Table, cosine: Singles, samples: pa.Table) -> Bools:
+def hopeful(pairs: pa.Table, cosine: Singles) -> Bools:
     """(N,): which pairs thumbnails do not dismiss, as they do not see a picture that was turned and cropped: of very
-    alike embeddings, one of which lies in no crowd. `pairs` and `cosine` (N,) are as `distinct` gives them, `samples`
-    has sample_id and crowding."""
-    lesser, _ = _of_both(pairs, samples, samples["crowding"].to_numpy())
-    return np.asarray((lesser <= CROWD) & (cosine >= _HOPEFUL))  # NaN is not
+    alike embeddings, one of which lies in no crowd. `pairs` and `cosine` (N,) are as `distinct` gives them, with what
+    `around` takes."""
+    return np.asarray((_crowding(pairs)[:, 0] <= CROWD) & (cosine >= _HOPEFUL))  # NaN is not
 
 
 def worth_a_look(
     pairs: pa.Table, cosine: Singles, samples: pa.Table, settled: Bools, likely: Singles, search: SearchSettings
 ) -> Bools:
     """(N,): which of the pairs that thumbnails have not `settled` (N,) are compared by their pixels; `pairs` and
-    `cosine` (N,) are as `distinct` gives them, `samples` has sample_id, crowding, width and height.
+    `cosine` (N,) are as `distinct` gives them, with what `around` takes, `samples` has sample_id, width and height.
 
     All, but where everything looks alike, embeddings and hashes propose hundreds that are no copies. What they propose
     there and local features do not (or, of small pictures, which have none, what hashes alone propose) is limited to
@@ -143,7 +156,7 @@ def worth_a_look(
     larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
     small = _of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE
     by_little = (method == "hash") | (np.isin(method, ["embedding", "turned"]) & ~small)
-    by_little &= _of_both(pairs, samples, samples["crowding"].to_numpy())[0] >= CROWDED
+    by_little &= _crowding(pairs)[:, 0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
     limited = np.flatnonzero(look & by_little)
     a, b = (pc.rank(pairs[side], tiebreaker="dense").to_numpy()[limited] for side in "ab")
@@ -163,50 +176,21 @@ def by_probability(
     rows of JUDGED_SCHEMA.
     """
     by_cosine = _accepted_by_cosine(search, cosine)
-    accepted = by_cosine | (probability >= np.float32(verify.accepts_from))
+    verified = probability >= np.float32(verify.accepts_from)
+    accepted = by_cosine | verified
     method = pc.if_else(pa.array(by_cosine), "embedding", "verified")
     score = np.where(by_cosine, cosine, probability)
-    shards = pairs.select(["a", "b", "shard_a", "shard_b"]).append_column("accepted", pa.array(accepted))
-    judged = shards.append_column("score", pa.array(probability)).cast(JUDGED_SCHEMA)
+    known = {
+        "accepted": accepted,
+        "verified": verified,
+        "score": probability,
+        "cosine": cosine,
+        "likeness": pairs["score"],
+        "crowded": _crowding(pairs)[:, 1] > CROWD,
+    }
+    columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
+    judged = pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)
     return _judged(pairs, method, score, accepted, probability), judged
-
-
-def suggested(judged: Callable[[], Iterable[pa.Table]]) -> pa.Table:
-    """Candidates that two accepted pairs suggest, and that are not judged yet.
-
-    `judged` gives tables of JUDGED_SCHEMA, at every call anew. Holds the accepted pairs, as the decision does, and of
-    the rejected ones those between the same samples.
-    """
-    accepted = pa.concat_tables([table.filter(table["accepted"]) for table in judged()])
-    ends = [
-        accepted.select(list(names)).rename_columns(["sample_id", "shard"])
-        for names in (("a", "shard_a"), ("b", "shard_b"))
-    ]
-    samples = pa.concat_tables(ends).group_by("sample_id").aggregate([("shard", "min")]).sort_by("sample_id")
-    ids = samples["sample_id"].combine_chunks()
-    known = []
-    for table in judged():
-        table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
-        known.append(table.select(["a", "b"]))
-    everything = pa.concat_tables(known)
-    i, j = second_neighbors(
-        len(ids),
-        _numbers(ids, accepted["a"]),
-        _numbers(ids, accepted["b"]),
-        accepted["score"].to_numpy(),
-        (_numbers(ids, everything["a"]), _numbers(ids, everything["b"])),
-        _SUGGESTIONS_PER_IMAGE,
-    )
-    shards = samples["shard_min"].combine_chunks()
-    columns = [
-        ids.take(i),
-        ids.take(j),
-        pa.repeat("suggested", len(i)),
-        np.zeros(len(i), np.float32),
-        shards.take(i),
-        shards.take(j),
-    ]
-    return pa.table(columns, schema=CANDIDATE_SCHEMA)
 
 
 def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -33,7 +33,6 @@ MAX_CELLS = 1 << 16
 
 _MAX_NORM = 4.0  # of a row; two such rows keep every partial sum of their dot product within 53 bits
 _MARGIN = np.float32(1e-3)  # float32 cosines of up to 8,192 dimensions err by less
-CROWD = 5  # the how-manieth neighbour tells how crowded it is around a row
 _SPARE = 16  # proposals beyond those wanted: few rows then need a second search
 _ROWS_PER_BLOCK = 1 << 15  # of float32 copies
 _SCORES_PER_BLOCK = 1 << 23
@@ -175,16 +174,16 @@ def cosine_pairs_in_cell(x: Halves, primary: npt.NDArray[np.bool_], settings: Se
     return CosinePairs(i[once], j[once], found.score[once])
 
 
-def crowding(pairs: CosinePairs, rows: int, place: int = CROWD) -> Floats:
-    """(rows,) float32: how alike the neighbourhood of each row is, the score of its fifth-best pair, or of the
-    `place`-th; 0 for fewer."""
+def best_scores(pairs: CosinePairs, rows: int, count: int) -> Floats:
+    """(rows, count) float32: of each row the scores of its best pairs, the best first; 0 where it has no more."""
     ends = np.concatenate([pairs.i, pairs.j])
     values = np.concatenate([pairs.score, pairs.score])
     order = np.lexsort((-values, ends))
     ends, values = ends[order], values[order]
-    asked = np.arange(len(ends)) - np.searchsorted(ends, ends) == place - 1
-    result = np.zeros(rows, dtype=np.float32)
-    result[ends[asked]] = values[asked]
+    place = np.arange(len(ends)) - np.searchsorted(ends, ends)
+    asked = place < count
+    result = np.zeros((rows, count), dtype=np.float32)
+    result[ends[asked], place[asked]] = values[asked]
     return result
 
 

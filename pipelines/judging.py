@@ -23,19 +23,20 @@ from distributed import Client
 
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.judgement import (
-    ROUNDS,
     ImageReader,
     accept_exact,
+    around,
     by_probability,
     by_scores,
-    crowding_of,
     distinct,
     hopeful,
-    suggested,
+    with_crowds,
     worth_a_look,
+    worth_another_look,
 )
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
+from dedup.rounds import ROUNDS, TO_JUDGE_SCHEMA, first_round, next_round, superseded, without_pairs
 from dedup.run_folder import RunFolder
 from dedup.verify import HeldPictures, Verdicts, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
@@ -45,6 +46,7 @@ from pipelines.shuffle import partitions_for, share_out, shuffle
 
 _WORK = "work"  # what only this step needs, removed at its end
 _JUDGED = f"{_WORK}/judged"
+_AGAIN = f"{_WORK}/again.parquet"
 _LOOKED_AT = ("hash", "turned", "embedding", "local")  # what proposed the candidates that are no identical files
 _ROW_BYTES = 8_000  # a pair's, with what is known of both samples
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
@@ -62,22 +64,29 @@ _SAMPLE_SCHEMA = pa.schema(
         "shard": pa.int32(),
         "offset": pa.int64(),
         "size": pa.int64(),
-        "crowding": pa.float32(),
-        "alike": pa.float32(),
     }
 )
-_CROWDS = ("crowding", "alike")
 _ATTACHED = [name for name in _SAMPLE_SCHEMA.names if name not in ("sample_id", "shard")]
-_JOINED_SCHEMA = pa.schema(
+_CROWDS = ("crowding", "crowding_before", "alike")  # as `judgement.with_crowds` attaches them
+_OF_B, _OF_A = (
     [
-        pa.field("block", pa.int64()),
-        *CANDIDATE_SCHEMA,
-        *(pa.field(f"{side}_{name}", _SAMPLE_SCHEMA.field(name).type) for side in "ba" for name in _ATTACHED),
+        *(pa.field(f"{side}_{name}", _SAMPLE_SCHEMA.field(name).type) for name in _ATTACHED),
+        *(pa.field(f"{side}_{name}", pa.float32()) for name in _CROWDS),
+    ]
+    for side in "ba"
+)
+_HALF_SCHEMA = pa.schema([pa.field("block", pa.int64()), *TO_JUDGE_SCHEMA, *_OF_B])
+# A pair that thumbnails do not settle, with what they say of it: `guess` is the map's six float64.
+_LOOK_SCHEMA = pa.schema(
+    [
+        *_HALF_SCHEMA,
+        *_OF_A,
+        ("cosine", pa.float32()),
+        ("likely", pa.float32()),
+        ("guess", pa.binary()),
+        ("inverted", pa.bool_()),
     ]
 )
-_HALF_SCHEMA = pa.schema(list(_JOINED_SCHEMA)[: -len(_ATTACHED)])  # with b attached
-# A pair that thumbnails do not settle, with what they say of it: `guess` is the map's six float64.
-_LOOK_SCHEMA = pa.schema([*_JOINED_SCHEMA, ("likely", pa.float32()), ("guess", pa.binary()), ("inverted", pa.bool_())])
 
 
 @dataclass(frozen=True)
@@ -93,16 +102,21 @@ class _Parts:
 
     def samples(self, shard: int, wanted: pa.ChunkedArray) -> pa.Table:
         """Rows of _SAMPLE_SCHEMA for these samples of one shard."""
-        columns = [name for name in _SAMPLE_SCHEMA.names if name not in ("shard", *_CROWDS)]
+        columns = [name for name in _SAMPLE_SCHEMA.names if name != "shard"]
         rows = self.folder.read_table(descriptors_name(self.shards[shard].shard_id), columns)
         rows = rows.filter(pc.is_in(rows["sample_id"], value_set=pc.unique(wanted)))
-        name = crowding_name(self.shards[shard].shard_id)
-        crowded = self.folder.read_table(name) if self.folder.exists(name) else CROWDING_SCHEMA.empty_table()
-        at = pc.index_in(rows["sample_id"], value_set=crowded["sample_id"].combine_chunks())
-        for column in _CROWDS:
-            rows = rows.append_column(column, pc.fill_null(crowded[column].combine_chunks().take(at), 0.0))
         rows = rows.append_column("shard", pa.array(np.full(len(rows), shard, np.int32)))
         return rows.select(_SAMPLE_SCHEMA.names).cast(_SAMPLE_SCHEMA)
+
+    def crowding(self, shard: int) -> pa.Table:
+        """Rows of CROWDING_SCHEMA of the shard's samples, as far as the search by embedding saw something."""
+        name = crowding_name(self.shards[shard].shard_id)
+        return self.folder.read_table(name) if self.folder.exists(name) else CROWDING_SCHEMA.empty_table()
+
+    def candidates(self, name: str) -> pa.Table:
+        """Rows of TO_JUDGE_SCHEMA."""
+        rows = self.folder.read_table(name)
+        return rows if rows.schema.equals(TO_JUDGE_SCHEMA) else first_round(rows)
 
 
 def judge(run: Run, client: Client) -> None:
@@ -128,21 +142,22 @@ def judge(run: Run, client: Client) -> None:
         near = []  # only identical files are accepted, so there is nothing to look at
     found = run.document["steps"]["search"]["candidates"]
     count = sum(found.get(kind, 0) for kind in _LOOKED_AT)
-    added = 0
+    suggested = again = 0
     if near and settings.verify.looks:
         _verify_all(parts, client, near, count)
-        for round_number in range(ROUNDS):
-            name = f"candidates/suggested-{round_number}.parquet"
-            more = _suggest(parts, name)
+        for number in range(ROUNDS):
+            name = f"candidates/again-{number}.parquet"
+            more, repeated = _next_round(parts, name)
             if not more:
                 break
-            added += more
-            _verify_all(parts, client, [name], more, f"suggested-{round_number}-")
+            suggested, again = suggested + more - repeated, again + repeated
+            _verify_all(parts, client, [name], more, f"again-{number}-")
+            _supersede(parts, client, f"again-{number}-")
     elif near:
         _judge_all(parts, client, near, count)
     client.run(_let_go)
     run.folder.remove(_WORK)
-    run.finish("verify", suggested=added)
+    run.finish("verify", suggested=suggested, again=again)
 
 
 def _accept_exact(parts: _Parts, name: str) -> None:
@@ -172,7 +187,7 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     read = parts.folder.read_table
     partitions = partitions_for(count, _ROW_BYTES)
     use = functools.partial(_join_b, parts, prefix)
-    shuffle(client, "verify: join", read, candidates, CANDIDATE_SCHEMA, "shard_b", partitions, use)
+    shuffle(client, "verify: join", parts.candidates, candidates, TO_JUDGE_SCHEMA, "shard_b", partitions, use)
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
     bring = _bring(count)
     if bring is share_out:
@@ -205,6 +220,7 @@ def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:
         samples = samples.take(pc.index_in(pairs[side], value_set=samples["sample_id"].combine_chunks()))
         for name in _ATTACHED:
             pairs = pairs.append_column(f"{side}_{name}", samples[name])
+        pairs = with_crowds(pairs, side, parts.crowding(shard))
         joined.append(pairs.add_column(0, "block", pa.array(_blocks(pairs))) if side == "b" else pairs)
     return pa.concat_tables(joined) if joined else None
 
@@ -221,17 +237,19 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     joined = _join(parts, "a", rows)
     if joined is None:
         return 0
-    pairs, cosine = distinct(joined)
+    pairs, cosine = distinct(joined.filter(pa.array(worth_another_look(joined))))
+    if not len(pairs):
+        return 0
     samples = _samples_of(pairs)
-    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine, samples))
-    settled = np.flatnonzero(verdicts.settled)
+    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine))
+    settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
         _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], verdicts.probability[settled])
     look = worth_a_look(pairs, cosine, samples, verdicts.settled, verdicts.probability, parts.search)
     left = np.flatnonzero(look)
     if len(left):
-        rest = pairs.take(pa.array(left)).set_column(pairs.column_names.index("score"), "score", pa.array(cosine[left]))
+        rest = pairs.take(pa.array(left)).append_column("cosine", pa.array(cosine[left]))
         rest = rest.append_column("likely", pa.array(verdicts.probability[left]))
         rest = rest.append_column("guess", pa.array([each.tobytes() for each in verdicts.guess[left]], pa.binary()))
         rest = rest.append_column("inverted", pa.array(verdicts.inverted[left]))
@@ -252,13 +270,13 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
         return 0
     pairs = rows.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
     samples = _samples_of(pairs)
-    read_image, crowding = ImageReader(parts.shards, samples), crowding_of(pairs, samples)
+    read_image, crowding = ImageReader(parts.shards, samples), around(pairs)
     held = _held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
     guess = np.frombuffer(b"".join(pairs["guess"].to_pylist()), np.float64).reshape(-1, 2, 3)
     inverted = pairs["inverted"].to_numpy(zero_copy_only=False)
     first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess, inverted)
     verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held, first)
-    _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["score"].to_numpy(), verdicts.probability)
+    _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["cosine"].to_numpy(), verdicts.probability)
     return len(pairs)
 
 
@@ -292,10 +310,29 @@ def _samples_of(pairs: pa.Table) -> pa.Table:
     return samples.take(pa.array(once))
 
 
-def _suggest(parts: _Parts, name: str) -> int:
-    """Write the pairs that two accepted ones suggest, as candidates; gives their number."""
+def _next_round(parts: _Parts, name: str) -> tuple[int, int]:
+    """Write what is to be judged now, as candidates; gives their number, and how many of them were judged before."""
     judged = parts.folder.names(_JUDGED)
-    candidates = suggested(lambda: (parts.folder.read_table(part) for part in judged))
+    candidates = next_round(lambda: (parts.folder.read_table(part) for part in judged))
     if len(candidates):
         parts.folder.write_table(name, candidates)
-    return len(candidates)
+    return len(candidates), int(np.count_nonzero(candidates["before"].to_numpy()))
+
+
+def _supersede(parts: _Parts, client: Client, prefix: str) -> None:
+    """Take out what was said before of pairs that the round of that prefix judged again."""
+    written = [name for folder in (_JUDGED, "pairs") for name in parts.folder.names(folder)]
+    new = [name for name in written if name.rpartition("/")[2].startswith(prefix)]
+    again = superseded(parts.folder.read_table(name) for name in new if name.startswith(_JUDGED))
+    if not len(again):
+        return
+    parts.folder.write_table(_AGAIN, again)
+    earlier = [name for name in written if name not in new and not name.startswith("pairs/exact-")]
+    client.gather(client.map(functools.partial(_take_out, parts), earlier, pure=False))
+
+
+def _take_out(parts: _Parts, name: str) -> None:
+    rows = parts.folder.read_table(name)
+    left = without_pairs(rows, parts.folder.read_table(_AGAIN))
+    if len(left) < len(rows):
+        parts.folder.write_table(name, left)

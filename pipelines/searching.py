@@ -27,7 +27,7 @@ from dedup.candidates import (
     CELL_ROW,
     CELL_ROW_BYTES,
     COPY_ROW,
-    CROWDED_BY_FEATURES,
+    CROWDING_ROW_BYTES,
     CROWDING_SCHEMA,
     EXACT_ROW,
     HASH_ROW,
@@ -248,7 +248,7 @@ def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
     seen = parts.folder.names(_SEEN)
     if not seen:
         return 0
-    write, partitions = functools.partial(_write_crowding, parts), partitions_for(samples, 100)
+    write, partitions = functools.partial(_write_crowding, parts), partitions_for(samples, CROWDING_ROW_BYTES)
     read = parts.folder.read_table
     crowded = shuffle(client, "search: crowds", read, seen, CROWDING_SCHEMA, "shard", partitions, write)
     if not crowded:
@@ -270,7 +270,7 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     for shard in pc.unique(rows["shard"]).to_pylist():
         name = crowding_name(parts.shards[shard].shard_id)
         parts.folder.write_table(name, rows.filter(pc.equal(rows["shard"], shard)))
-    return int(pc.sum(pc.greater_equal(rows["crowding"], CROWDED_BY_FEATURES)).as_py() or 0)
+    return int(candidates.ask_local_features(rows).sum())
 
 
 def _local_rows(parts: _Parts, shard: int) -> pa.Table:

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from dedup import crowded
-from dedup.crowded import CROWDED, candidates_in_cell
+from dedup.crowded import CROWDED, NOTED, candidates_in_cell, packed, score_at
 from dedup.images import thumbnail
 from dedup.looks import ALIKE
 from dedup.neighbors import CosinePairs, SearchSettings, cosine, cosine_pairs_in_cell, limit_candidates
+from dedup.pair_features import CROWD
 from dedup.thumbnails import luma, part_likeness
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
@@ -89,6 +90,32 @@ def test_a_cell_without_pairs_has_no_candidates() -> None:
     pairs, crowds = candidates_in_cell(x, noise(3, seed=9), np.ones(3, bool), SETTINGS)
     assert listed(pairs) == []
     assert crowds.crowding.tolist() == crowds.alike.tolist() == [0, 0, 0]
+
+
+def test_of_crowded_rows_the_nearest_are_noted_and_of_others_five() -> None:
+    for alike in (0.9, 0.8, 0.7):
+        x, everything = embeddings(40, alike, seed=19), np.ones(40, bool)
+        _, crowds = candidates_in_cell(x, noise(40, seed=20), everything, SETTINGS)
+        for row in range(40):
+            others = np.array([other for other in range(40) if other != row])
+            nearest = np.sort(cosine(x, np.full(39, row), others))[::-1]
+            noted = 39 if nearest[4] > CROWD else 5
+            assert crowds.cosines[row, :noted].tolist() == nearest[:noted].tolist()
+            assert not crowds.cosines[row, noted:].any()
+            assert crowds.crowding[row] == nearest[4]
+
+
+def test_the_score_at_a_place_of_what_is_noted() -> None:
+    scores = np.zeros((3, NOTED), np.float32)
+    scores[0, :3] = (0.9, 0.8, 0.75)
+    scores[2] = np.linspace(0.99, 0.7, NOTED)
+    lists = packed(scores)
+    assert [len(each) for each in lists] == [12, 0, 4 * NOTED]
+    found = [score_at([each] * 4, np.array([1, 3, 4, NOTED + 9])) for each in lists]
+    assert all(each.dtype == np.float32 for each in found)
+    assert found[0].tolist() == [np.float32(0.9), np.float32(0.75), 0, 0]
+    assert found[1].tolist() == [0, 0, 0, 0]
+    assert found[2].tolist() == [scores[2, 0], scores[2, 2], scores[2, 3], scores[2, -1]]
 
 
 def test_how_alike_thumbnails_are_is_the_fit_of_the_eighth_best() -> None:

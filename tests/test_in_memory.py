@@ -27,6 +27,7 @@ from pipelines.deduplicate import deduplicate
 from pipelines.lookalikes import LOOKALIKES
 from pipelines.settings import RunSettings
 from tests.shard_makers import encode, picture, sample_members, write_tar
+from tests.verification import photograph
 
 NO_EMBEDDER = DescribeSettings(embedder="none")
 RUNS = {
@@ -118,6 +119,30 @@ def test_pairs_by_local_features_are_those_of_a_run(tmp_path: Path, cluster: Clu
     copied = {("0/0", "1/8"), ("0/1", "1/9"), ("0/2", "1/10"), ("0/3", "1/11")}
     assert copied <= set(zip(of_run["a"].to_pylist(), of_run["b"].to_pylist(), strict=True))
     assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
+
+
+def test_copies_of_a_picture_that_occurs_many_times_are_no_crowd(tmp_path: Path, cluster: ClusterSettings) -> None:
+    plain = ("recompress", "webp", "shrink", "crop_90", "grey", "brightness", "mirror", "blur")
+    covered = ("overlay", "aspect+overlay", "caption", "veil")
+    families = [[], []]
+    for shard, name in enumerate(("chelsea", "coffee")):
+        original = photograph(name)
+        copies = [TRANSFORMS[each](original, np.random.default_rng(1)).open() for each in (*plain, *covered)]
+        families[shard] = [original, *copies]
+    for shard, pictures in enumerate(zip(*families, strict=True)):
+        members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(pictures)]
+        write_tar(tmp_path / "shards" / f"{shard:02d}.tar", [member for sample in members for member in sample])
+    settings = RUNS["verified"]
+    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    assert run.document["steps"]["verify"]["again"]
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+    assert len(of_run.group_by(["a", "b"]).aggregate([])) == len(of_run)
+    assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
+    accepted = of_run.filter(of_run["accepted"])
+    found = set(zip(accepted["a"].to_pylist(), accepted["b"].to_pylist(), strict=True))
+    with_original = {(f"00/{n}", f"{copy:02d}/{n}") for n in range(2) for copy in range(1, 1 + len(plain + covered))}
+    assert with_original <= found
+    assert not any(a[-1] != b[-1] for a, b in found)
 
 
 def test_pairs_of_a_small_uniform_set_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup.candidates import CANDIDATE_SCHEMA
+from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.crowded import CROWDED
-from dedup.judgement import crowding_of, distinct, hopeful, worth_a_look
+from dedup.judgement import around, distinct, hopeful, with_crowds, worth_a_look, worth_another_look
 from dedup.looks import Around
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
@@ -23,11 +23,15 @@ SEARCH = SearchSettings(candidates_per_image=2)
 BEST_TWO = [False, True, False, True, False] * 3
 
 
-def samples(crowding: float, side: int) -> pa.Table:
+def samples(side: int) -> pa.Table:
     names = sorted({name for pair in PAIRS for name in pair})
     sides = np.full(len(names), side, np.int32)
-    columns = {"sample_id": names, "crowding": np.full(len(names), crowding, np.float32)}
-    return pa.table(columns | {"width": sides, "height": sides // 2})
+    return pa.table({"sample_id": names, "width": sides, "height": sides // 2})
+
+
+def in_crowds(a: float, b: float) -> dict[str, np.ndarray]:
+    """Columns of PAIRS, of which all have that crowding."""
+    return {f"{side}_crowding": np.full(len(PAIRS), value, np.float32) for side, value in (("a", a), ("b", b))}
 
 
 def looked_at(
@@ -46,20 +50,18 @@ def looked_at(
             "b": [PAIRS[row][1] for row in rows],
             "method": [method] * len(rows),
             "score": np.full(len(rows), by_hash, np.float32),
+            **in_crowds(crowding, 1.0),
         }
     )
     found = np.zeros(len(rows), bool)
-    found[rows] = worth_a_look(table, COSINE[rows], samples(crowding, side), settled[rows], LIKELY[rows], search)
+    found[rows] = worth_a_look(table, COSINE[rows], samples(side), settled[rows], LIKELY[rows], search)
     return [bool(look) for look in found]
 
 
 def test_hopeful_are_pairs_alike_to_embeddings_of_which_one_lies_in_no_crowd() -> None:
-    table = pa.table({"a": [a for a, _ in PAIRS], "b": [b for _, b in PAIRS]})
-    assert hopeful(table, COSINE, samples(0.7, 300)).tolist() == [True, True, False, True, False] * 3
-    assert not hopeful(table, COSINE, samples(float(CROWDED), 300)).any()
-    one_in_a_crowd = samples(0.7, 300).to_pandas()
-    one_in_a_crowd.loc[one_in_a_crowd["sample_id"] == "a0", "crowding"] = float(CROWDED)
-    assert hopeful(table, COSINE, pa.Table.from_pandas(one_in_a_crowd)).tolist() == [True, True, False, True, False] * 3
+    for a, b in ((0.7, 0.7), (float(CROWDED), 0.7), (0.8, 0.99)):
+        assert hopeful(pa.table(in_crowds(a, b)), COSINE).tolist() == [True, True, False, True, False] * 3
+    assert not hopeful(pa.table(in_crowds(float(CROWDED), float(CROWDED))), COSINE).any()
 
 
 @pytest.mark.parametrize("method", ["hash", "embedding", "turned"])
@@ -97,14 +99,41 @@ def test_settled_pairs_need_no_look_and_take_no_place() -> None:
     assert not any(looked_at("embedding", 0.5, ~NEVER))
 
 
+def seen(**cosines: list[float]) -> pa.Table:
+    """Rows of CROWDING_SCHEMA of samples of these names."""
+    columns = {
+        "shard": np.zeros(len(cosines), np.int32),
+        "sample_id": list(cosines),
+        "cosines": [np.float32(each).tobytes() for each in cosines.values()],
+        "alike": np.linspace(0, 0.5, len(cosines)).astype(np.float32),
+    }
+    return pa.table(columns, schema=CROWDING_SCHEMA)
+
+
+def with_both_crowds(rows: list[tuple[str, str, int, int]], around: pa.Table) -> pa.Table:
+    pairs = pa.table({name: [row[at] for row in rows] for at, name in enumerate(("a", "b", "family", "before"))})
+    return with_crowds(with_crowds(pairs, "b", around), "a", around)
+
+
 def test_around_a_pair_things_are_as_alike_as_around_its_two_samples() -> None:
-    table = pa.table({"sample_id": ["a", "b", "c"], "crowding": [0.9, 0.75, 0.0], "alike": [0.0, 0.5, 0.25]})
-    found = crowding_of(pa.table({"a": ["a", "b"], "b": ["b", "c"]}), table)
+    there = seen(a=[0.99, 0.98, 0.97, 0.96, 0.9], b=[0.9, 0.9, 0.8, 0.8, 0.75], c=[0.9])
+    found = around(with_both_crowds([("a", "b", 2, 0), ("b", "c", 2, 0), ("c", "d", 2, 0)], there))
     assert found.dtype == np.float32
     assert [Around(*row) for row in found.tolist()] == [
-        Around(crowding=0.75, most=pytest.approx(0.9), alike=0.5),
+        Around(crowding=0.75, most=pytest.approx(0.9), alike=0.25),
         Around(crowding=0.0, most=0.75, alike=0.5),
+        Around(crowding=0.0, most=0.0, alike=0.5),
     ]
+
+
+def test_copies_that_are_known_make_no_crowd() -> None:
+    there = seen(a=[0.99, 0.98, 0.97, 0.96, 0.95, 0.9, 0.6], b=[0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92])
+    rows = [("a", "b", 2, 0), ("a", "b", 3, 2), ("a", "b", 4, 3), ("a", "b", 5, 4), ("a", "b", 6, 5)]
+    pairs = with_both_crowds(rows, there)
+    assert around(pairs)[:, 0].tolist() == pytest.approx([0.95, 0.9, 0.6, 0, 0])
+    assert around(pairs)[:, 1].tolist() == pytest.approx([0.95, 0.94, 0.93, 0.92, 0])
+    # The first was never judged; then one of the two lies in no crowd any more, and at last neither.
+    assert worth_another_look(pairs).tolist() == [True, False, True, False, True]
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:
@@ -115,7 +144,9 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
 def test_no_pairs_are_no_work() -> None:
     empty = CANDIDATE_SCHEMA.empty_table()
     nothing = np.zeros(0, np.float32)
-    assert worth_a_look(empty, nothing, samples(0.9, 200), np.zeros(0, bool), nothing, SEARCH).tolist() == []
+    for side in "ab":
+        empty = empty.append_column(f"{side}_crowding", pa.array(nothing))
+    assert worth_a_look(empty, nothing, samples(200), np.zeros(0, bool), nothing, SEARCH).tolist() == []
 
 
 def test_a_pair_is_known_by_what_says_most_for_it_and_keeps_its_cosine() -> None:

@@ -77,8 +77,10 @@ def test_an_image_that_cannot_be_read_again_is_left_out_and_named(
 
 
 def test_only_crowded_pictures_with_room_for_features_are_asked() -> None:
-    table = pa.table({"sample_id": list("abcd"), "width": [SMALL_SIDE, 10, 300, 300], "height": [20, 300, 10, 300]})
-    crowding = pa.table({"sample_id": list("abc"), "crowding": [0.9, CROWDED_BY_FEATURES, 0.9]})
+    table = pa.table({"sample_id": list("abcde"), "width": [SMALL_SIDE, 10, 300, 300, 300], "height": [300] * 5})
+    table = table.set_column(2, "height", pa.array([20, 300, 10, 300, 300]))
+    cosines = [np.float32([0.9, 0.9, 0.9, 0.9, fifth]).tobytes() for fifth in (0.9, CROWDED_BY_FEATURES, 0.9, 0.79)]
+    crowding = pa.table({"sample_id": list("abce"), "cosines": pa.array(cosines, pa.binary())})
     assert candidates.crowded_samples(table, crowding)["sample_id"].to_pylist() == ["b", "c"]
 
 

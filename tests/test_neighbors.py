@@ -18,10 +18,10 @@ from dedup.neighbors import (
     CosinePairs,
     SearchSettings,
     assign_cells,
+    best_scores,
     brute_force_pairs,
     cosine,
     cosine_pairs_in_cell,
-    crowding,
     exact_neighbors,
     limit_candidates,
     n_cells,
@@ -350,12 +350,15 @@ def test_gpu_finds_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(centroids, train_cells(x, 30, seed=0))
 
 
-def test_crowding_is_the_cosine_of_the_fifth_best_pair() -> None:
+def test_the_best_scores_of_a_row_come_first() -> None:
     # Row 0 has six pairs, rows 1 to 6 one each.
     scores = np.array([0.9, 0.8, 0.95, 0.7, 0.85, 0.75], np.float32)
     pairs = CosinePairs(np.zeros(6, np.int64), np.arange(1, 7), scores)
-    assert crowding(pairs, 8).tolist() == [np.float32(0.75), 0, 0, 0, 0, 0, 0, 0]
-    assert crowding(CosinePairs(pairs.i[:4], pairs.j[:4], scores[:4]), 8).tolist() == [0] * 8
+    of_row_0 = [np.float32(score) for score in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)]
+    best = best_scores(pairs, 8, 4)
+    assert best.dtype == np.float32
+    assert best.tolist() == [of_row_0[:4], *([score, 0, 0, 0] for score in scores), [0] * 4]
+    assert best_scores(pairs, 1 + 6, 8)[0].tolist() == [*of_row_0, 0, 0]
 
 
 def test_candidates_are_the_best_with_earlier_and_with_later_rows_and_all_that_count_anyway() -> None:
