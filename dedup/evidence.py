@@ -27,6 +27,7 @@ from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
 from dedup.pages import boxes_on_one_page
+from dedup.tones import Curve, curve
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -53,13 +54,15 @@ _SEAM = 3  # pixels along the seams of a picture on a page that are those of the
 
 class Laid(NamedTuple):
     """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
-    tiles of the other are compared by; and whether nearly all tiles agree as they are."""
+    tiles of the other are compared by; whether nearly all tiles agree as they are; and whether it is the second of the
+    two that is laid onto the first."""
 
     ours: Any
     theirs: Any
     mask: UInt8Array
     fixed: _Fixed
     fits: bool
+    reversed: bool
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,17 @@ class Evidence:
         ours, theirs = (without_thin(grey, brighter, side) for grey in both)
         counted = replace(self, inliers=min(self.inliers, _STILL_COUNTED))
         return _with_tiles(counted, _tiles(ours, _fixed(theirs, self.laid.mask)))
+
+    def tones(self) -> tuple[Curve, bool] | None:
+        """The curve that brings the grey levels of one of the two, as they are laid, to those of the other, and
+        whether it is of the second; the one that explains more. None where they are not laid."""
+        if self.laid is None:
+            return None
+        ours, theirs, mask = self.laid[:3]
+        forth, back = curve(ours, theirs, mask), curve(theirs, ours, mask)
+        if forth.explained >= back.explained:
+            return forth, self.laid.reversed
+        return back, not self.laid.reversed
 
     def uncovered(self) -> Evidence | None:
         """The same of what is left once what was put over one of the two is taken off; None where nothing was."""
@@ -240,7 +254,8 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
         return NO_EVIDENCE
-    if scale > 1:  # the finer picture is reduced to the coarser one, never the reverse
+    reversed_ = scale > 1  # the finer picture is reduced to the coarser one, never the reverse
+    if reversed_:
         a, b, affine, scale = b, a, cv2.invertAffineTransform(affine), 1 / scale
     height, width = b.grey.shape
     mask = cv2.warpAffine(np.ones_like(a.grey), affine, (width, height), flags=cv2.INTER_NEAREST)
@@ -268,7 +283,7 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
         tiles=tiles.textured,
         covered=shares[1],
         covered_other=shares[0],
-        laid=Laid(ours, theirs, mask, fixed, tiles.fits),
+        laid=Laid(ours, theirs, mask, fixed, tiles.fits, reversed_),
     )
 
 

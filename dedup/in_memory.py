@@ -220,14 +220,14 @@ class _Verification:
         """The candidates judged, and then, round by round, what accepted ones make worth a look."""
         pairs: list[pa.Table] = []
         judged: list[pa.Table] = []
-        found = rounds.first_round(found)
+        found, following = rounds.first_round(found), rounds.Rounds().following
         for _ in range(1 + rounds.ROUNDS):
             verified, basis = self._once(found)
             again = rounds.superseded([basis])
             pairs, judged = ([rounds.without_pairs(each, again) for each in tables] for tables in (pairs, judged))
             pairs.append(verified)
             judged.append(basis)
-            found = rounds.next_round(functools.partial(iter, judged))
+            found = following(functools.partial(iter, judged))
             if not len(found):
                 break
         return pairs
@@ -238,7 +238,7 @@ class _Verification:
         pairs, cosine = judgement.distinct(found.filter(pa.array(judgement.worth_another_look(found))))
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine))
+        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine), judgement.alone(pairs))
         look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
         kept = look | (first.settled & (pairs["before"].to_numpy() == 0))
         pairs, cosine, first = pairs.filter(pa.array(kept)), cosine[kept], first.take(kept)

@@ -132,6 +132,11 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tu
     return np.minimum(first, second), np.maximum(first, second)
 
 
+def alone(pairs: pa.Table) -> Bools:
+    """(N,): around which pairs no crowd is known, of either sample; `pairs` are as `around` takes them."""
+    return np.asarray(_crowding(pairs)[:, 1] <= CROWD)
+
+
 def hopeful(pairs: pa.Table, cosine: Singles) -> Bools:
     """(N,): which pairs thumbnails do not dismiss, as they do not see a picture that was turned and cropped: of very
     alike embeddings, one of which lies in no crowd. `pairs` and `cosine` (N,) are as `distinct` gives them, with what

@@ -111,6 +111,11 @@ MUCH_THIN = 5.0
 # Outside of crowds photographs under the same opaque lines are accepted, too, so there hardly anything has to be left:
 # seven such pairs were less likely than 0.01 without.
 VERY_MUCH_THIN, LEAST_BENEATH = 20.0, 0.05
+# Solarized copies, false colours and blown-out lights keep edges, but not their directions. Where the grey levels of
+# one picture explain so much of the other's variance, and leave at most so much of what brightness and contrast leave,
+# the two are compared once more with these levels brought to those of the other. Then hardly anything may be contested:
+# the curve also brings two things before one background nearer to each other.
+EXPLAINED, LEFT_BY_TONES = 0.65, 0.5
 # Two screenshots of one program agree nearly all over, with whatever pictures in it. Where in both a picture lies in
 # one place on the page, so many of its own tiles have to agree, too: of 29 pairs of screenshots with different
 # photographs fewer did in 27, and of 8,000 pairs of copies in 3, which have patches there or were bent (counted before
@@ -163,6 +168,8 @@ def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
             probability = UNLIKELY
         if probability < MATCHED_PROBABILITY and full and _alone(around) and not both_drawn:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
+    if probability < MATCHED_PROBABILITY and _alone(around) and not both_drawn:
+        probability = max(probability, _toned(a, b, guess, evidence))
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
     return probability if both_drawn else _unless_by_lines(a, b, around, probability, evidence, full)
@@ -189,6 +196,22 @@ def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evid
     if left is None:
         return 0.0
     return _unless_contested(a, b, guess, around, _probability(left, around.crowding), left, full=True)
+
+
+def _toned(a: Views, b: Views, guess: Floats, evidence: Evidence) -> float:
+    """The probability once the grey levels of one are brought to those of the other; 0 where that explains too
+    little, or hardly more than brightness and contrast do, which nothing here depends on."""
+    found = evidence.tones()
+    if found is None:
+        return 0.0
+    curve, of_second = found
+    if curve.explained < EXPLAINED or 1 - curve.explained > LEFT_BY_TONES * (1 - curve.linear):
+        return 0.0
+    first, second = (a, b.with_levels(curve.levels)) if of_second else (a.with_levels(curve.levels), b)
+    toned = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
+    if max(toned.contested, toned.contested_faint) > UNCONTESTED:
+        return 0.0
+    return _unless_contested(first, second, guess, ALONE, _probability(toned, 0.0), toned, full=True)
 
 
 def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool) -> float:

@@ -58,17 +58,27 @@ def first_round(candidates: pa.Table) -> pa.Table:
     return candidates.select(TO_JUDGE_SCHEMA.names)
 
 
-def next_round(judged: Callable[[], Iterable[pa.Table]]) -> pa.Table:
-    """What is to be judged once more pairs are accepted, rows of TO_JUDGE_SCHEMA; none where nothing is.
+class Rounds:
+    """What is to be judged next, asked after each round of a run."""
 
-    `judged` gives tables of JUDGED_SCHEMA, at every call anew. Holds the accepted pairs, as the decision does, and of
-    the rejected ones those between the same samples, or of one of these in a crowd.
-    """
-    accepted = pa.concat_tables([table.filter(table["accepted"]) for table in judged()])
-    samples = _ends(accepted)
-    ids = samples["sample_id"].combine_chunks()
-    families = _Families(ids, accepted.filter(accepted["verified"]))
-    return pa.concat_tables([_suggested(judged, accepted, samples, families), _again(judged, ids, families)])
+    def __init__(self) -> None:
+        self._accepted = 0
+
+    def following(self, judged: Callable[[], Iterable[pa.Table]]) -> pa.Table:
+        """Rows of TO_JUDGE_SCHEMA; none where nothing is left to judge.
+
+        `judged` gives tables of JUDGED_SCHEMA, at every call anew. Holds the accepted pairs, as the decision does, and
+        of the rejected ones those between the same samples, or of one of these in a crowd.
+        """
+        accepted = pa.concat_tables([table.filter(table["accepted"]) for table in judged()])
+        samples = _ends(accepted)
+        ids = samples["sample_id"].combine_chunks()
+        families = _Families(ids, accepted.filter(accepted["verified"]))
+        found = [_suggested(judged, accepted, samples, families)]
+        if len(accepted) > self._accepted:  # else all that it could show was looked at again before
+            found.append(_again(judged, ids, families))
+        self._accepted = len(accepted)
+        return pa.concat_tables(found)
 
 
 def superseded(judged: Iterable[pa.Table]) -> pa.Table:

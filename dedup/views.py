@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -45,6 +46,10 @@ class Views:
         if brighter not in self._without_thin:
             self._without_thin[brighter] = self._with(without_thin(self._grey, brighter))
         return self._without_thin[brighter]
+
+    def with_levels(self, levels: UInt8Array) -> Views:
+        """With each grey level replaced by that of `levels` (256,), at SIDE."""
+        return self._with(np.asarray(cv2.LUT(self._grey, levels)))
 
     def inverted(self) -> Views:
         """The negative: its levels taken from 255."""

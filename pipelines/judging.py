@@ -25,6 +25,7 @@ from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.judgement import (
     ImageReader,
     accept_exact,
+    alone,
     around,
     by_probability,
     by_scores,
@@ -36,7 +37,7 @@ from dedup.judgement import (
 )
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
-from dedup.rounds import ROUNDS, TO_JUDGE_SCHEMA, first_round, next_round, superseded, without_pairs
+from dedup.rounds import ROUNDS, TO_JUDGE_SCHEMA, Rounds, first_round, superseded, without_pairs
 from dedup.run_folder import RunFolder
 from dedup.verify import HeldPictures, Verdicts, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
@@ -145,9 +146,10 @@ def judge(run: Run, client: Client) -> None:
     suggested = again = 0
     if near and settings.verify.looks:
         _verify_all(parts, client, near, count)
+        rounds = Rounds()
         for number in range(ROUNDS):
             name = f"candidates/again-{number}.parquet"
-            more, repeated = _next_round(parts, name)
+            more, repeated = _next_round(parts, rounds, name)
             if not more:
                 break
             suggested, again = suggested + more - repeated, again + repeated
@@ -241,7 +243,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     if not len(pairs):
         return 0
     samples = _samples_of(pairs)
-    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine))
+    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine), alone(pairs))
     settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
@@ -310,10 +312,10 @@ def _samples_of(pairs: pa.Table) -> pa.Table:
     return samples.take(pa.array(once))
 
 
-def _next_round(parts: _Parts, name: str) -> tuple[int, int]:
+def _next_round(parts: _Parts, rounds: Rounds, name: str) -> tuple[int, int]:
     """Write what is to be judged now, as candidates; gives their number, and how many of them were judged before."""
     judged = parts.folder.names(_JUDGED)
-    candidates = next_round(lambda: (parts.folder.read_table(part) for part in judged))
+    candidates = rounds.following(lambda: (parts.folder.read_table(part) for part in judged))
     if len(candidates):
         parts.folder.write_table(name, candidates)
     return len(candidates), int(np.count_nonzero(candidates["before"].to_numpy()))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.candidates import CANDIDATE_SCHEMA
-from dedup.rounds import JUDGED_SCHEMA, TO_JUDGE_SCHEMA, first_round, next_round, superseded, without_pairs
+from dedup.rounds import JUDGED_SCHEMA, TO_JUDGE_SCHEMA, Rounds, first_round, superseded, without_pairs
 
 NOTHING = JUDGED_SCHEMA.empty_table()
 
@@ -38,7 +38,11 @@ def accepted(*pairs: str, **columns: object) -> pa.Table:
 
 def following(*tables: pa.Table) -> list[tuple[str, str, float, int, int]]:
     """Of what comes next: the pair, by what method, its score, its family, and that before."""
-    found = next_round(lambda: iter(tables))
+    return listed(Rounds(), tables)
+
+
+def listed(rounds: Rounds, tables: Sequence[pa.Table]) -> list[tuple[str, str, float, int, int]]:
+    found = rounds.following(lambda: iter(tables))
     assert found.schema.equals(TO_JUDGE_SCHEMA)
     rows = (
         (f"{row['a']}{row['b']}", row["method"], round(row["score"], 3), row["family"], row["before"])
@@ -73,6 +77,14 @@ def test_what_was_rejected_in_a_crowd_is_looked_at_again_once_more_of_it_are_cop
     # Those of both count, but twice.
     assert following(triple, accepted("xy"), judged(["cx"])) == [("cx", "embedding", 0.75, 5, 2)]
     assert ("ac", "embedding", 0.75, 3, 2) in following(accepted("ab", "bc"), judged(["ac"]))
+
+
+def test_without_more_copies_nothing_is_looked_at_again() -> None:
+    rounds, known = Rounds(), [accepted("ab", "bc"), judged(["cd"])]
+    assert [pair for pair, *_ in listed(rounds, known)] == ["ac", "cd"]
+    rejected = judged(["ac"], method="suggested", crowded=False)
+    assert listed(rounds, [*known, rejected]) == []
+    assert [pair for pair, *_ in listed(rounds, [*known, accepted("ac")])] == ["cd"]
 
 
 def test_a_pair_is_looked_at_again_as_it_was_proposed() -> None:
