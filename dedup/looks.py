@@ -161,6 +161,8 @@ def _odds(probability: float) -> float:
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
     probability, evidence, full = _by_pixels(a, b, guess, around)
+    if probability <= UNLIKELY and around.crowding > CROWD:
+        return probability  # nothing below would be asked
     both_drawn = a.drawn and b.drawn
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)

@@ -25,6 +25,9 @@ Bools = npt.NDArray[np.bool_]
 
 _MOST = 0.25  # of the area: what covers more is a picture of its own
 _MOST_WITH_EDGES = 0.5  # ... with what belongs to it around it
+# ... but one upright rectangle, whatever it shows: things have other shapes. So much of it is other, and of what is
+# other so much lies in it.
+_MOST_OF_A_BOX, _FILLED = 0.36, 0.85
 _LEAST_PIXELS = 30  # of fewer nothing is said
 _FIT_STEPS, _ONE_OF = 5, 4  # of brightness and contrast, to one pixel of so many
 _OTHER = (12.0, 3.0)  # grey levels, and times the median difference: pixels that differ more are others
@@ -71,13 +74,29 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     if not mask.any():
         return None
     other = _other(first, second, mask)
-    if not _LEAST_PIXELS <= other.sum() <= _MOST * mask.sum():
+    box = _box(other, mask)
+    other = other if box is None else box
+    if not _LEAST_PIXELS <= other.sum() <= (_MOST if box is None else _MOST_OF_A_BOX) * mask.sum():
         return None
     plain = [(_flat(grey, other), _in_levels(grey[other])) for grey in (first, second)]
-    if not (_plainer(*plain) or _plainer(*plain[::-1])) or not _goes_on(first, second, other, mask):
+    plainer = box is not None or _plainer(*plain) or _plainer(*plain[::-1])
+    if not plainer or not _goes_on(first, second, other, mask):
         return None
     covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
+
+
+def _box(other: Bools, mask: UInt8Array) -> Bools | None:
+    """The upright rectangle that nearly all of what is `other` fills; None where that has another shape."""
+    _, things, stats, _ = cv2.connectedComponentsWithStats(_closed(other))
+    thing = int(stats[1:, cv2.CC_STAT_AREA].argmax()) + 1 if len(stats) > 1 else 0
+    left, top, width, height, area = stats[thing]
+    held = float((other & (things == thing)).sum())
+    if not thing or area < _FILLED * width * height or held < _FILLED * float(other.sum()):
+        return None
+    box = np.zeros_like(other)
+    box[top : top + height, left : left + width] = True
+    return box & (mask > 0)
 
 
 def thin(grey: UInt8Array) -> tuple[float, float]:

@@ -95,10 +95,42 @@ def test_a_plain_thing_that_moved_covers_nothing(name: str) -> None:
 
 def test_what_covers_more_than_a_quarter_is_a_picture_of_its_own() -> None:
     image = photograph("brick")
-    for height, covers in ((50, True), (80, False)):
+    for radius, covers in ((65, True), (80, False)):
         covered = image.copy()
-        ImageDraw.Draw(covered).rectangle((0, 0, SIDE, height), fill=(200, 30, 40))
+        ImageDraw.Draw(covered).ellipse((128 - radius, 128 - radius, 128 + radius, 128 + radius), fill=(200, 30, 40))
         assert (covering(grey(image), grey(covered), ALL) is not None) is covers
+
+
+def in_the_box(kind: str, width: int, height: int) -> Image.Image:
+    if kind == "noise":
+        return Image.fromarray(np.random.default_rng(5).integers(0, 256, (height, width, 3)).astype(np.uint8))
+    return Image.new("RGB", (width, height), "gold") if kind == "gold" else photograph("coffee").resize((width, height))
+
+
+@pytest.mark.parametrize("kind", ["gold", "noise", "a picture"])
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "immunohistochemistry"])
+def test_a_box_may_cover_a_third_whatever_it_shows(name: str, kind: str) -> None:
+    covered = photograph(name).copy()
+    covered.paste(in_the_box(kind, 180, 110), (40, 70))
+    for pair in ((photograph(name), covered), (covered, photograph(name))):
+        found = covering(*map(grey, pair), ALL)
+        assert found is not None
+        assert found[70:180, 40:220].mean() > 0.97
+        assert found.mean() < 0.45
+
+
+def test_a_larger_box_is_a_picture_of_its_own() -> None:
+    covered = photograph("astronaut").copy()
+    covered.paste(in_the_box("noise", 180, 140), (40, 70))
+    assert covering(grey(photograph("astronaut")), grey(covered), ALL) is None
+
+
+def test_two_boxes_are_two_things_that_each_of_two_pictures_shows() -> None:
+    background = photograph("brick")
+    first, second = background.copy(), background.copy()
+    first.paste(in_the_box("a picture", 100, 100), (10, 20))
+    second.paste(photograph("chelsea").resize((100, 100)), (140, 130))
+    assert covering(grey(first), grey(second), ALL) is None
 
 
 def test_what_lies_outside_the_overlap_does_not_count() -> None:
