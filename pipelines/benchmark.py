@@ -345,7 +345,7 @@ def unseen(photos: str, *, copies: int = 4, seed: int = 0) -> None:
 
 
 @app.command
-def calibration(photos: str, *, copies: int = 4, report: Path | None = None) -> None:
+def calibration(photos: str, *, copies: int = 4, images: int = 1_000_000, report: Path | None = None) -> None:
     """The report of `dedup calibrate` on photographs, as Markdown.
 
     Parameters
@@ -354,6 +354,8 @@ def calibration(photos: str, *, copies: int = 4, report: Path | None = None) -> 
         Shards of photographs that are all different, so that every accepted pair of them is false.
     copies
         Planted of each.
+    images
+        How many photographs are drawn to plant copies of; by default all.
     report
         Where the report goes; by default it is printed.
     """
@@ -361,7 +363,7 @@ def calibration(photos: str, *, copies: int = 4, report: Path | None = None) -> 
         asked = calibrate.Asked(
             (photos,),
             RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0")),
-            PlantSettings(images=1_000_000, copies=copies),
+            PlantSettings(images=images, copies=copies),
             ProjectSettings(distinct=True, duplicate_share=0.01),
         )
         calibrate.calibrate(asked, folder, ClusterSettings())
