@@ -215,6 +215,11 @@ def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts
     return found if doubts.exactly(found) else _contested(found, noise=True)
 
 
+def whole_on_whole(a: Picture, b: Picture) -> Evidence:
+    """`compare_as_laid` of the whole pictures, without moving them to where they agree most, or what is contested."""
+    return _laid(a, b, _in_pixels(None, a, b), 0)
+
+
 def _or_mirrored(best: Evidence, a: Picture, b: Picture, alone: bool) -> Evidence:
     """A thing that is nearly its own mirror image, as a telephone is, fits its mirrored copy unmirrored, too."""
     for each in _mirrored(a, b):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
 from dedup.drawings import STRONG
-from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid
+from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid, whole_on_whole
 from dedup.local_features import GLANCE_SIDE, SIDE
 from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
 from dedup.pair_features import CROWD, pixel_features, small_features
@@ -203,17 +203,28 @@ def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evid
 def _toned(a: Views, b: Views, guess: Floats, evidence: Evidence) -> float:
     """The probability once the grey levels of one are brought to those of the other; 0 where that explains too
     little, or hardly more than brightness and contrast do, which nothing here depends on."""
-    found = evidence.tones()
+    found = _explaining(evidence)
+    if found is None:  # thumbnails that are not alike suggest any map
+        found, guess = _explaining(whole_on_whole(a.at(GLANCE_SIDE), b.at(GLANCE_SIDE))), np.eye(2, 3)
     if found is None:
         return 0.0
-    curve, of_second = found
-    if curve.explained < EXPLAINED or 1 - curve.explained > LEFT_BY_TONES * (1 - curve.linear):
-        return 0.0
-    first, second = (a, b.with_levels(curve.levels)) if of_second else (a.with_levels(curve.levels), b)
+    levels, of_second = found
+    first, second = (a, b.with_levels(levels)) if of_second else (a.with_levels(levels), b)
     toned = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
     if max(toned.contested, toned.contested_faint) > UNCONTESTED:
         return 0.0
     return _unless_contested(first, second, guess, ALONE, _probability(toned, 0.0), toned, full=True)
+
+
+def _explaining(evidence: Evidence) -> tuple[npt.NDArray[np.uint8], bool] | None:
+    """What each grey level of one of the two becomes in the other, and whether it is of the second; None where that
+    explains too little."""
+    found = evidence.tones()
+    if found is None:
+        return None
+    curve, of_second = found
+    enough = curve.explained >= EXPLAINED and 1 - curve.explained <= LEFT_BY_TONES * (1 - curve.linear)
+    return (curve.levels, of_second) if enough else None
 
 
 def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool) -> float:
