@@ -331,8 +331,8 @@ def crowded_samples(descriptors: pa.Table, crowding: pa.Table) -> pa.Table:
 
 def ask_local_features(crowding: pa.Table) -> npt.NDArray[np.bool_]:
     """(N,): around which samples everything is so alike; `crowding` has the column cosines."""
-    place = np.full(len(crowding), CROWDING_PLACE)
-    return np.asarray(score_at(crowding["cosines"].to_pylist(), place) >= CROWDED_BY_FEATURES)
+    row, place = np.arange(len(crowding)), np.full(len(crowding), CROWDING_PLACE)
+    return np.asarray(score_at(crowding["cosines"].to_pylist(), row, place) >= CROWDED_BY_FEATURES)
 
 
 def local_rows(

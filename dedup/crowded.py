@@ -34,7 +34,7 @@ CROWDING_PLACE, _ALIKE_PLACE = 5, 8  # of the cosine, and of the thumbnail's fit
 # on it would be 86 %, with half as many candidates again, for 2 % more of the copies among potatoes.
 CROWDED = np.float32(0.85)
 DEPTH = 128  # so many of the nearest are ranked by their thumbnails,
-NOTED = 128  # and noted
+NOTED = 128  # and noted, at most as many
 # Of the cosine, added to the fit of the thumbnails: without, two of a hundred copies fewer are proposed, and with 0.6.
 _COSINE_WEIGHT = np.float32(0.3)
 
@@ -98,15 +98,18 @@ def packed(scores: Singles) -> list[bytes]:
     return [row[row != 0].tobytes() for row in scores]
 
 
-def score_at(lists: Sequence[bytes], place: Ints) -> Singles:
-    """(N,) float32: of each of N `packed` rows the score at its `place` (N,), 1 the first. A list of NOTED may go on,
-    so for places beyond it has its last; past the end of a shorter one it is 0."""
-    length = np.array([len(each) // 4 for each in lists], np.int64)
+def score_at(lists: Sequence[bytes], row: Ints, place: Ints) -> Singles:
+    """(N,) float32: of `packed` rows that of each number in `row` (N,), and of it the score at its `place` (N,), 1 the
+    first. A list of NOTED may go on, so for places beyond it has its last; past the end of a shorter one it is 0, and
+    for rows of a negative number."""
+    length = np.array([*(len(each) // 4 for each in lists), 0], np.int64)
+    start = np.cumsum(length) - length
     scores = np.frombuffer(b"".join(lists), np.float32)
-    place = np.where(length == NOTED, np.minimum(place, NOTED), place)
-    there = place <= length
-    found = np.zeros(len(length), np.float32)
-    found[there] = scores[(np.cumsum(length) - length + place - 1)[there]]
+    row = np.where(row < 0, len(lists), row)
+    place = np.where(length[row] == NOTED, np.minimum(place, NOTED), place)
+    there = place <= length[row]
+    found = np.zeros(len(row), np.float32)
+    found[there] = scores[(start[row] + place - 1)[there]]
     return found
 
 

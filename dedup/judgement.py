@@ -92,16 +92,16 @@ class ImageReader:
 def with_crowds(pairs: pa.Table, side: str, seen: pa.Table) -> pa.Table:
     """`pairs` and how alike everything is around their samples of that side ("a" or "b"), 0 where it is not known, as
     columns of float32: `<side>_crowding` to the embedding, `<side>_crowding_before` by which they were judged before,
-    and `<side>_alike` to thumbnails.
+    and `<side>_alike` to thumbnails, of which copies are counted.
 
     `pairs` has the sample_ids, `family` and `before` of `rounds.TO_JUDGE_SCHEMA`: as many of the nearest embeddings as
     are known to be copies of the two are not counted. `seen` has sample_id, cosines and alike, as `CROWDING_SCHEMA`.
     """
     at = pc.index_in(pairs[side], value_set=seen["sample_id"].combine_chunks()).combine_chunks()
-    lists = [each or b"" for each in seen["cosines"].combine_chunks().take(at).to_pylist()]
+    row, lists = np.asarray(pc.fill_null(at, -1).to_numpy(), np.int64), seen["cosines"].to_pylist()
     for when, counted in (("", "family"), ("_before", "before")):
         family = pairs[counted].to_numpy()
-        found = np.where(family > 0, score_at(lists, CROWDING_PLACE + np.maximum(family, 2) - 2), np.float32(0))
+        found = np.where(family > 0, score_at(lists, row, CROWDING_PLACE + np.maximum(family, 2) - 2), np.float32(0))
         pairs = pairs.append_column(f"{side}_crowding{when}", pa.array(found, pa.float32()))
     return pairs.append_column(f"{side}_alike", pc.fill_null(seen["alike"].combine_chunks().take(at), 0.0))
 

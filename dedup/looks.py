@@ -114,7 +114,8 @@ VERY_MUCH_THIN, LEAST_BENEATH = 20.0, 0.05
 # Solarized copies, false colours and blown-out lights keep edges, but not their directions. Where the grey levels of
 # one picture explain so much of the other's variance, and leave at most so much of what brightness and contrast leave,
 # the two are compared once more with these levels brought to those of the other. Then hardly anything may be contested:
-# the curve also brings two things before one background nearer to each other.
+# the curve also brings two things before one background nearer to each other. And local features have to fit: two
+# silhouettes of one outline have few (8 to 11, where such copies of photographs have 58 and more).
 EXPLAINED, LEFT_BY_TONES = 0.65, 0.5
 # Two screenshots of one program agree nearly all over, with whatever pictures in it. Where in both a picture lies in
 # one place on the page, so many of its own tiles have to agree, too: of 29 pairs of screenshots with different
@@ -126,8 +127,9 @@ OTHER_ON_PAGE = 0.3
 class Around(NamedTuple):
     """How alike everything is around the two pictures of a pair, 0..1, higher is more alike, 0 where it is not known.
 
-    `crowding` and `most`: to the embedding (`neighbors.crowding`), the lesser of the two and the greater. `alike`: to
-    thumbnails (`crowded.Crowds`), the greater.
+    `crowding` and `most`: to the embedding, the cosine of the fifth-nearest that is no known copy
+    (`judgement.with_crowds`), the lesser of the two and the greater. `alike`: to thumbnails (`crowded.Crowds`), the
+    greater.
     """
 
     crowding: float
@@ -211,7 +213,7 @@ def _toned(a: Views, b: Views, guess: Floats, evidence: Evidence) -> float:
     levels, of_second = found
     first, second = (a, b.with_levels(levels)) if of_second else (a.with_levels(levels), b)
     toned = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
-    if max(toned.contested, toned.contested_faint) > UNCONTESTED:
+    if toned.inliers < SOME_MATCHED or max(toned.contested, toned.contested_faint) > UNCONTESTED:
         return 0.0
     return _unless_contested(first, second, guess, ALONE, _probability(toned, 0.0), toned, full=True)
 

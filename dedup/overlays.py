@@ -23,11 +23,14 @@ from dedup.geometry import gradients
 UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-_MOST = 0.25  # of the area: what covers more is a picture of its own
+_MOST = 0.25  # of the area: what covers more is a picture of its own, but for rectangles
 _MOST_WITH_EDGES = 0.5  # ... with what belongs to it around it
 # ... but one upright rectangle, whatever it shows: things have other shapes. So much of it is other, and of what is
 # other so much lies in it.
 _MOST_OF_A_BOX, _FILLED = 0.36, 0.85
+# Times the edges near it that the one has where the box ends, at most, and the other, at least: the rim of an inset may
+# be like what is around it, and two insets may both have soft edges.
+_SURELY_GOES_ON, _EDGE_OF_A_BOX = 1.05, 1.25
 _LEAST_PIXELS = 30  # of fewer nothing is said
 _FIT_STEPS, _ONE_OF = 5, 4  # of brightness and contrast, to one pixel of so many
 _OTHER = (12.0, 3.0)  # grey levels, and times the median difference: pixels that differ more are others
@@ -69,8 +72,8 @@ PERHAPS = Replaced(area=0.03, ending=1.1, parallel=0.5, same=0.4)
 
 def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     """`first`, `second` (H, W) float32, grey levels, one laid onto the other; `mask` (H, W) uint8, 1 where both are ->
-    (H, W) uint8, 1 where something plain was put over one of them; None where nothing like that was. Whether what is
-    left is one picture is for the caller to ask."""
+    (H, W) uint8, 1 where something plain, or one upright rectangle, was put over one of them; None where nothing like
+    that was. Whether what is left is one picture is for the caller to ask."""
     if not mask.any():
         return None
     other = _other(first, second, mask)
@@ -79,8 +82,9 @@ def covering(first: Any, second: Any, mask: UInt8Array) -> UInt8Array | None:
     if not _LEAST_PIXELS <= other.sum() <= (_MOST if box is None else _MOST_OF_A_BOX) * mask.sum():
         return None
     plain = [(_flat(grey, other), _in_levels(grey[other])) for grey in (first, second)]
-    plainer = box is not None or _plainer(*plain) or _plainer(*plain[::-1])
-    if not plainer or not _goes_on(first, second, other, mask):
+    plainer = _plainer(*plain) or _plainer(*plain[::-1])
+    over = plainer and _goes_on(first, second, other, mask) if box is None else _pasted(first, second, box, mask)
+    if not over:
         return None
     covered = np.asarray(cv2.dilate(other.astype(np.uint8), _EDGE)) * mask
     return covered if covered.sum() <= _MOST_WITH_EDGES * mask.sum() else None
@@ -185,6 +189,17 @@ def _goes_on(first: Any, second: Any, other: Bools, mask: UInt8Array) -> bool:
         edges = cv2.magnitude(*gradients(grey, _SMOOTH))
         of_things.append(np.bincount(things[ends], edges[ends]) / (float(edges[beside].mean()) + _LEAST_EDGE))
     return float(np.minimum(*of_things).sum()) <= _GOES_ON * float(ends.sum())
+
+
+def _pasted(first: Any, second: Any, box: Bools, mask: UInt8Array) -> bool:
+    """Whether one of the two has an edge where the box ends, and the other surely goes on."""
+    ends, beside = _ends_and_beside(box.astype(np.uint8), mask)
+    beside &= ~box  # noise within has edges everywhere
+    if not (ends.any() and beside.any()):
+        return False
+    edges = [cv2.magnitude(*gradients(grey, _SMOOTH)) for grey in (first, second)]
+    least, most = sorted(float(edge[ends].mean() / (edge[beside].mean() + _LEAST_EDGE)) for edge in edges)
+    return least <= _SURELY_GOES_ON and most >= _EDGE_OF_A_BOX
 
 
 def _other(first: Any, second: Any, mask: UInt8Array) -> Bools:

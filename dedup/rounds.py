@@ -70,7 +70,8 @@ class Rounds:
         `judged` gives tables of JUDGED_SCHEMA, at every call anew. Holds the accepted pairs, as the decision does, and
         of the rejected ones those between the same samples, or of one of these in a crowd.
         """
-        accepted = pa.concat_tables([table.filter(table["accepted"]) for table in judged()])
+        tables = (table.filter(table["accepted"]) for table in judged())
+        accepted = pa.concat_tables([JUDGED_SCHEMA.empty_table(), *tables])
         samples = _ends(accepted)
         ids = samples["sample_id"].combine_chunks()
         families = _Families(ids, accepted.filter(accepted["verified"]))
@@ -120,7 +121,7 @@ def _suggested(
 ) -> pa.Table:
     """Pairs that two accepted ones suggest, and that are not judged yet."""
     ids = samples["sample_id"].combine_chunks()
-    known = []
+    known = [JUDGED_SCHEMA.empty_table().select(["a", "b"])]
     for table in judged():
         table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
         known.append(table.select(["a", "b"]))

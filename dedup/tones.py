@@ -42,7 +42,7 @@ def curve(source: Any, target: Any, mask: UInt8Array) -> Curve:
     count, total = np.bincount(place, minlength=_BINS), np.bincount(place, y, _BINS)
     count, total = (cv2.GaussianBlur(each.astype(np.float64)[None], (0, 0), _SMOOTH)[0] for each in (count, total))
     mean = (total + _LEAST * y.mean()) / (count + _LEAST)
-    middle = (np.arange(_BINS) + 0.5) * (256 / _BINS)
+    middle = (np.arange(_BINS) + 0.5) * (256 / _BINS) - 0.5
     became = np.interp(np.arange(256), middle, mean)
     left = y - became[np.clip(np.rint(x), 0, 255).astype(np.intp)]
     explained = 1 - float(np.square(left).mean() / y.var())

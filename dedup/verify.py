@@ -62,7 +62,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 17  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 18  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -218,8 +218,9 @@ def settle_pairs(
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
     hopeful = _suggested(pairs) if hopeful is None else hopeful | _suggested(pairs)
-    found = settle(_thumbnails(descriptors), information, sides, i, j, hopeful)
-    return found if alone is None else _unless_retoned(found, _thumbnails(descriptors), sides, i, j, alone)
+    thumbnails = _thumbnails(descriptors)
+    found = settle(thumbnails, information, sides, i, j, hopeful)
+    return found if alone is None else _unless_retoned(found, thumbnails, sides, i, j, alone)
 
 
 def _unless_retoned(found: Verdicts, thumbnails: UInt8Array, sides: Floats, i: Ints, j: Ints, alone: Bools) -> Verdicts:

@@ -2,7 +2,7 @@
 
     candidates ──by b's shard──▶ with b's descriptor ──by a's──▶ with a's, too ──by group──▶ verified ──▶ pairs
         ▲                                                                                                │
-        └────────────────────────── pairs that accepted ones suggest ◀───────────────────────────────────┘
+        └───────────────────── what accepted ones make worth a look, or another ◀────────────────────────┘
 
 The first two shuffles let a task read the descriptors of a shard once; the third brings likely copies of one picture
 together, so that a task reads and prepares each image for all its pairs.
@@ -149,12 +149,12 @@ def judge(run: Run, client: Client) -> None:
         rounds = Rounds()
         for number in range(ROUNDS):
             name = f"candidates/again-{number}.parquet"
-            more, repeated = _next_round(parts, rounds, name)
+            more, new = _next_round(parts, rounds, name)
             if not more:
                 break
-            suggested, again = suggested + more - repeated, again + repeated
+            suggested += new
             _verify_all(parts, client, [name], more, f"again-{number}-")
-            _supersede(parts, client, f"again-{number}-")
+            again += _supersede(parts, client, f"again-{number}-")
     elif near:
         _judge_all(parts, client, near, count)
     client.run(_let_go)
@@ -313,24 +313,25 @@ def _samples_of(pairs: pa.Table) -> pa.Table:
 
 
 def _next_round(parts: _Parts, rounds: Rounds, name: str) -> tuple[int, int]:
-    """Write what is to be judged now, as candidates; gives their number, and how many of them were judged before."""
+    """Write what is to be judged now, as candidates; gives their number, and how many of them are new pairs."""
     judged = parts.folder.names(_JUDGED)
     candidates = rounds.following(lambda: (parts.folder.read_table(part) for part in judged))
     if len(candidates):
         parts.folder.write_table(name, candidates)
-    return len(candidates), int(np.count_nonzero(candidates["before"].to_numpy()))
+    return len(candidates), int(np.count_nonzero(candidates["before"].to_numpy() == 0))
 
 
-def _supersede(parts: _Parts, client: Client, prefix: str) -> None:
-    """Take out what was said before of pairs that the round of that prefix judged again."""
+def _supersede(parts: _Parts, client: Client, prefix: str) -> int:
+    """Take out what was said before of pairs that the round of that prefix judged again; gives their number."""
     written = [name for folder in (_JUDGED, "pairs") for name in parts.folder.names(folder)]
     new = [name for name in written if name.rpartition("/")[2].startswith(prefix)]
     again = superseded(parts.folder.read_table(name) for name in new if name.startswith(_JUDGED))
     if not len(again):
-        return
+        return 0
     parts.folder.write_table(_AGAIN, again)
     earlier = [name for name in written if name not in new and not name.startswith("pairs/exact-")]
     client.gather(client.map(functools.partial(_take_out, parts), earlier, pure=False))
+    return len(again)
 
 
 def _take_out(parts: _Parts, name: str) -> None:

@@ -111,11 +111,14 @@ def test_the_score_at_a_place_of_what_is_noted() -> None:
     scores[2] = np.linspace(0.99, 0.7, NOTED)
     lists = packed(scores)
     assert [len(each) for each in lists] == [12, 0, 4 * NOTED]
-    found = [score_at([each] * 4, np.array([1, 3, 4, NOTED + 9])) for each in lists]
+    found = [score_at(lists, np.full(4, row), np.array([1, 3, 4, NOTED + 9])) for row in range(3)]
     assert all(each.dtype == np.float32 for each in found)
     assert found[0].tolist() == [np.float32(0.9), np.float32(0.75), 0, 0]
     assert found[1].tolist() == [0, 0, 0, 0]
     assert found[2].tolist() == [scores[2, 0], scores[2, 2], scores[2, 3], scores[2, -1]]
+    mixed = score_at(lists, np.array([2, -1, 0, 2]), np.array([2, 1, 2, 1]))
+    assert mixed.tolist() == [scores[2, 1], 0, np.float32(0.8), scores[2, 0]]
+    assert score_at([], np.array([-1, -1]), np.array([1, 2])).tolist() == [0, 0]
 
 
 def test_how_alike_thumbnails_are_is_the_fit_of_the_eighth_best() -> None:

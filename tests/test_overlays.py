@@ -125,6 +125,19 @@ def test_a_larger_box_is_a_picture_of_its_own() -> None:
     assert covering(grey(photograph("astronaut")), grey(covered), ALL) is None
 
 
+@pytest.mark.parametrize("softened", [0, 3])
+def test_two_boxes_in_one_place_cover_nothing(softened: int) -> None:
+    for scene, inside in (("brick", "astronaut"), ("coffee", "chelsea"), ("astronaut", "immunohistochemistry")):
+        mask = np.zeros((SIDE, SIDE), np.float32)
+        mask[70:180, 60:170] = 1
+        mask = cv2.GaussianBlur(mask, (0, 0), softened) if softened else mask
+        first, second = (
+            mask * np.roll(grey(photograph(one)), 50, axis=1) + (1 - mask) * grey(photograph(scene))
+            for one in (inside, "coffee" if scene == "brick" else "brick")
+        )
+        assert covering(first, second, ALL) is None
+
+
 def test_two_boxes_are_two_things_that_each_of_two_pictures_shows() -> None:
     background = photograph("brick")
     first, second = background.copy(), background.copy()

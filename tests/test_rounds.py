@@ -64,7 +64,7 @@ def test_at_first_a_pair_is_a_family_of_two() -> None:
 def test_two_accepted_pairs_suggest_a_third_of_their_family() -> None:
     assert following(accepted("ab", "bc")) == [("ac", "suggested", 0, 3, 0)]
     assert following(accepted("ab", "bc", "ac")) == []
-    assert following(NOTHING) == []
+    assert following(NOTHING) == following() == []
 
 
 def test_what_was_rejected_in_a_crowd_is_looked_at_again_once_more_of_it_are_copies() -> None:

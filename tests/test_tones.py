@@ -110,6 +110,24 @@ def test_retoned_copies_are_found_and_no_other_pictures(kind: str) -> None:
     assert len(lost) <= 1, lost
 
 
+def test_two_pictures_of_one_outline_are_others() -> None:
+    rng = np.random.default_rng(1)
+
+    def noise(sigma: float) -> npt.NDArray[np.float64]:
+        made = cv2.GaussianBlur(rng.standard_normal((256, 256)), (0, 0), sigma)
+        return np.asarray(made / made.std())
+
+    for _ in range(8):
+        outline = noise(20) > 0
+        first = np.where(outline, 60, 180) + 10 * noise(2)
+        second = np.where(outline, 200, 30) + 30 * (noise(25) > 0) + 10 * noise(2)
+        files = {
+            name: png(Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB"))
+            for name, grey in (("a", first), ("b", second))
+        }
+        assert verified(files, [("a", "b")]).probability[0] < ACCEPTS
+
+
 def test_in_a_crowd_nothing_is_retoned() -> None:
     files = {"as it is": png(photograph("china")), "solarized": png(solarized(photograph("china")))}
     pairs = [("as it is", "solarized")]
