@@ -12,22 +12,17 @@ partition by partition, each partition holding all rows of its values, `in_order
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import hamming, neighbors
-from dedup.borders import inner_picture
-from dedup.crowded import CROWDING_PLACE, candidates_in_cell, packed, score_at
-from dedup.errors import ImageError
+from dedup.crowded import candidates_in_cell, packed
 from dedup.hashes import MIN_INFORMATION
-from dedup.local_features import SIDE
-from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
 from dedup.records import PAGE, PAIR_SCHEMA, THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
@@ -65,20 +60,7 @@ CELL_ROW = pa.schema(
     }
 )
 CELL_ROW_BYTES = 2000
-LOCAL_ROW = pa.schema(
-    {
-        "cell": pa.int32(),
-        "sample_id": pa.string(),
-        "shard": pa.int32(),
-        "primary": pa.int8(),
-        "embedding": pa.binary(),
-        "features": pa.binary(),
-    }
-)
-LOCAL_ROW_BYTES = 16_000
 VERSION = 8  # counted up where the same descriptors give other candidates: older ones are then searched anew
-# From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
-CROWDED_BY_FEATURES = 0.8
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
 # Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
 EQUAL_HASHES_SEARCHED = 256
@@ -262,13 +244,13 @@ def cell_rows(
     side = THUMBNAIL_SIDE
     thumbnails = matrix(representatives["thumbnail"], side * side * 3).reshape(-1, side, side, 3)
     greys = luma(thumbnails).reshape(-1, side * side)
-    rows, row = _by_cell(centroids, representatives, shard, settings)
-    rows["small"] = pc.less_equal(_side(representatives), SMALL_SIDE).cast(pa.int8()).take(row)
+    rows, row = by_cell(centroids, representatives, shard, settings)
+    rows["small"] = pc.less_equal(longer_side(representatives), SMALL_SIDE).cast(pa.int8()).take(row)
     rows["grey"] = pa.array([grey.tobytes() for grey in greys], pa.binary()).take(row)
     return pa.table(rows).select(CELL_ROW.names).cast(CELL_ROW)
 
 
-def _by_cell(
+def by_cell(
     centroids: npt.NDArray[np.float16], samples: pa.Table, shard: int, settings: SearchSettings
 ) -> tuple[dict[str, Any], pa.Array]:
     """What rows of a search by cells have in common, for each of a shard's samples in its nearest cells; and of each
@@ -287,7 +269,7 @@ def _by_cell(
     return columns, row
 
 
-def _cells(rows: pa.Table) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16], npt.NDArray[np.bool_]]]:
+def in_cells(rows: pa.Table) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16], npt.NDArray[np.bool_]]]:
     """The rows of each cell, their embeddings, and which of them are primary there; `rows` are sorted by cell."""
     cells = rows["cell"].to_numpy()
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
@@ -297,7 +279,7 @@ def _cells(rows: pa.Table) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16], 
         yield cell, x, cell["primary"].to_numpy() == 1
 
 
-def _side(rows: pa.Table) -> pa.ChunkedArray:
+def longer_side(rows: pa.Table) -> pa.ChunkedArray:
     return pc.max_element_wise(rows["width"], rows["height"])
 
 
@@ -305,7 +287,7 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
     """Of rows of CELL_ROW, `in_order`: the pairs that `crowded.candidates_in_cell` finds in each cell, and how
     crowded it is around each sample (rows of CROWDING_SCHEMA; samples around which it is not are absent)."""
     found, crowded = [CANDIDATE_SCHEMA.empty_table()], [CROWDING_SCHEMA.empty_table()]
-    for cell, x, primary in _cells(rows):
+    for cell, x, primary in in_cells(rows):
         greys = matrix(cell["grey"], THUMBNAIL_SIDE**2).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         # A sample is primary in one cell, where all that it proposes is found.
         pairs, crowds = candidates_in_cell(x, greys, primary, settings, cell["small"].to_numpy() == 1)
@@ -315,68 +297,6 @@ def cell_pairs(rows: pa.Table, settings: SearchSettings) -> tuple[pa.Table, pa.T
         cell = cell.append_column("cosines", pa.array(packed(crowds.cosines[there]), pa.binary()))
         crowded.append(cell.append_column("alike", pa.array(crowds.alike[there])))
     return pa.concat_tables(found), pa.concat_tables(crowded)
-
-
-# ---------------------------------------------------------------- by local features
-
-
-def crowded_samples(descriptors: pa.Table, crowding: pa.Table) -> pa.Table:
-    """The rows of those samples whose surroundings are so alike that local features are asked; `descriptors` has
-    sample_id, width and height, `crowding` the columns sample_id and cosines."""
-    crowded = crowding.filter(pa.array(ask_local_features(crowding)))
-    rows = descriptors.filter(pc.is_in(descriptors["sample_id"], value_set=crowded["sample_id"].combine_chunks()))
-    # Of smaller pictures local features tell nothing.
-    return rows.filter(pc.greater(_side(rows), SMALL_SIDE))
-
-
-def ask_local_features(crowding: pa.Table) -> npt.NDArray[np.bool_]:
-    """(N,): around which samples everything is so alike; `crowding` has the column cosines."""
-    row, place = np.arange(len(crowding)), np.full(len(crowding), CROWDING_PLACE)
-    return np.asarray(score_at(crowding["cosines"].to_pylist(), row, place) >= CROWDED_BY_FEATURES)
-
-
-def local_rows(
-    centroids: npt.NDArray[np.float16],
-    crowded: pa.Table,
-    shard: int,
-    settings: SearchSettings,
-    read_image: Callable[[str], bytes],
-    max_pixels: int,
-) -> pa.Table:
-    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, bare and embedding, in the cells of
-    `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
-    packed, read = [], []
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
-    try:
-        samples = zip(crowded["sample_id"].to_pylist(), crowded["bare"].to_pylist(), strict=True)
-        for row, (identity, bare) in enumerate(samples):
-            try:
-                picture = inner_picture(read_image(identity), SIDE, max_pixels, bare)
-            except ImageError as error:
-                logger.warning("%s is not searched by local features: %s", identity, error)
-            else:
-                packed.append(packed_features(np.asarray(picture)))
-                read.append(row)
-    finally:
-        cv2.setNumThreads(threads)
-    if not read:
-        return LOCAL_ROW.empty_table()
-    rows, row = _by_cell(centroids, crowded.take(pa.array(read)), shard, settings)
-    rows["features"] = pa.array(packed, pa.binary()).take(row)
-    return pa.table(rows).select(LOCAL_ROW.names).cast(LOCAL_ROW)
-
-
-def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
-    """Of rows of LOCAL_ROW, `in_order`: of each picture up to twice `candidates_per_image` partners in its cell, those
-    that share most local features, with their cosine."""
-    found = [CANDIDATE_SCHEMA.empty_table()]
-    for cell, x, primary in _cells(rows):
-        i, j = voted_pairs(cell["features"].to_pylist(), 2 * settings.candidates_per_image, settings.seed)
-        wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
-        i, j = i[wanted], j[wanted]
-        found.append(pairs_of(cell, i, j, "local", neighbors.cosine(x, i, j)))
-    return pa.concat_tables(found)
 
 
 # ---------------------------------------------------------------- tables

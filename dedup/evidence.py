@@ -27,20 +27,16 @@ from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
 from dedup.pages import boxes_on_one_page
+from dedup.tiles import BAND, Fixed, Tiles, compared, fixed_part
 from dedup.tones import Curve, curve
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
 
-TILES = 8
 
 ENOUGH_INLIERS = 20  # with so many, an alignment needs no rival
 _FEWEST_INLIERS = 3
-_BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
-_TILE_AGREES = 0.6  # correlation
-_TILE_FITS = 0.9  # ... above which that share of the tiles leaves nothing to gain by a better alignment
 _MIN_COVERED = 0.35  # of either picture: an overlap of less is a part that two pictures share, a bar or a logo
-_MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
 _NO_LIGHTER = 0.9  # times the weight of another alignment that contests more
 # A homography lays two moments of a thing that turns onto each other, too: of 110 pairs of potatoes that only it lets
 # agree none has so many inliers at SIDE, and 24 of 25 pairs of copies of photographs that were seen from the side have.
@@ -60,7 +56,7 @@ class Laid(NamedTuple):
     ours: Any
     theirs: Any
     mask: UInt8Array
-    fixed: _Fixed
+    fixed: Fixed
     fits: bool
     reversed: bool
 
@@ -110,7 +106,7 @@ class Evidence:
             mask = np.zeros_like(self.laid.mask)
             inside = (slice(top + _SEAM, bottom - _SEAM), slice(left + _SEAM, right - _SEAM))
             mask[inside] = self.laid.mask[inside]
-            tiles = _tiles(self.laid.ours, _fixed(self.laid.theirs, mask))
+            tiles = compared(self.laid.ours, fixed_part(self.laid.theirs, mask))
             if tiles.textured >= _FEW_ON_PAGE:
                 least = min(least, tiles.agreeing)
         return least
@@ -129,7 +125,7 @@ class Evidence:
             both = equally_sharp(*self.laid[:2], self.laid.mask > 0)
         ours, theirs = (without_thin(grey, brighter, side) for grey in both)
         counted = replace(self, inliers=min(self.inliers, _STILL_COUNTED))
-        return _with_tiles(counted, _tiles(ours, _fixed(theirs, self.laid.mask)))
+        return _with_tiles(counted, compared(ours, fixed_part(theirs, self.laid.mask)))
 
     def tones(self) -> tuple[Curve, bool] | None:
         """The curve that brings the grey levels of one of the two, as they are laid, to those of the other, and
@@ -149,8 +145,8 @@ class Evidence:
             return None
         mask = self.laid.mask * (1 - over)
         left = float(mask.sum()) / float(self.laid.mask.sum())
-        fixed = _fixed(self.laid.theirs, mask)
-        found = _with_tiles(self, _tiles(self.laid.ours, fixed))
+        fixed = fixed_part(self.laid.theirs, mask)
+        found = _with_tiles(self, compared(self.laid.ours, fixed))
         laid = self.laid._replace(mask=mask, fixed=fixed)
         covered, covered_other = self.covered * left, self.covered_other * left
         return _contested(replace(found, laid=laid, covered=covered, covered_other=covered_other), noise=False)
@@ -278,8 +274,8 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5)
     affine = affine - np.array([[0, 0, left], [0, 0, top]])
     ours, theirs = _warp(source, affine, mask), b.grey[inside].astype(np.float32)
-    fixed = _fixed(theirs, mask)
-    tiles = _tiles(ours, fixed)
+    fixed = fixed_part(theirs, mask)
+    tiles = compared(ours, fixed)
     return Evidence(
         inliers=inliers,
         agreeing=tiles.agreeing,
@@ -308,13 +304,13 @@ def _refined(found: Evidence, perspective: bool) -> Evidence:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    tiles = _tiles(moved, laid.fixed)
+    tiles = compared(moved, laid.fixed)
     if tiles.pixels <= found.pixels:
         return found
     return replace(_with_tiles(found, tiles), laid=laid._replace(ours=moved))
 
 
-def _with_tiles(found: Evidence, tiles: _Tiles) -> Evidence:
+def _with_tiles(found: Evidence, tiles: Tiles) -> Evidence:
     return replace(
         found,
         agreeing=tiles.agreeing,
@@ -329,72 +325,11 @@ def _warp(source: Any, affine: Floats, mask: UInt8Array) -> Any:
     return cv2.warpAffine(source, affine, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-class _Fixed(NamedTuple):
-    """Of the picture onto which the other is laid: its band and where both are, (H, W) float32, and of each tile (8, 8)
-    how much of it both fill, the mean of the band and its variance."""
-
-    band: Any
-    inside: Any
-    filled: Floats
-    mean: Floats
-    variance: Floats
-
-
-class _Tiles(NamedTuple):
-    """Of the textured tiles: the share that agrees, the mean correlation, how many; the correlation of the whole; and
-    whether nearly all agree as well as they can."""
-
-    agreeing: float
-    correlation: float
-    textured: int
-    pixels: float
-    fits: bool
-
-
-def _fixed(theirs: Any, mask: UInt8Array) -> _Fixed:
-    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
-    inside = inside.astype(np.float32)
-    band = band_pass(theirs, _BAND)
-    filled = _sums(inside)
-    return _Fixed(band, inside, filled, *_moments(band, inside, filled))
-
-
-def _sums(values: Any) -> Floats:
-    """(H, W) -> its mean over each tile (8, 8)."""
-    return np.asarray(cv2.resize(values, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
-
-
-def _moments(band: Any, inside: Any, filled: Floats) -> tuple[Floats, Floats]:
-    weight = np.maximum(filled, 1e-6)
-    mean = _sums(band * inside) / weight
-    return mean, np.maximum(_sums(band * band * inside) / weight - mean**2, 0)
-
-
-def _tiles(ours: Any, fixed: _Fixed) -> _Tiles:
-    """How the tiles correlate; textured are those that hold texture in either picture."""
-    band = band_pass(ours, _BAND)
-    m1, v1 = _moments(band, fixed.inside, fixed.filled)
-    m2, v2 = fixed.mean, fixed.variance
-    product = _sums(band * fixed.band * fixed.inside) / np.maximum(fixed.filled, 1e-6) - m1 * m2
-    correlation = product / np.maximum(np.sqrt(v1 * v2), 1e-3)
-    used = fixed.filled > 0.4
-    least1, least2 = (max(_MIN_TEXTURE, 0.2 * float((v[used].mean() if used.any() else 0.0) ** 0.5)) for v in (v1, v2))
-    d1, d2 = np.sqrt(v1) / least1, np.sqrt(v2) / least2
-    textured = used & (((d1 > 1) & (d2 > 1)) | (d1 > 3) | (d2 > 3))
-    energy = float(np.sqrt(v1[used].sum() * v2[used].sum()))
-    pixels = float(product[used].sum()) / max(energy, 1e-6)
-    each = correlation[textured]
-    if not len(each):
-        return _Tiles(0.0, 0.0, 0, pixels, True)
-    fits = float((each > _TILE_FITS).mean()) >= _TILE_FITS
-    return _Tiles(float((each > _TILE_AGREES).mean()), float(each.mean()), len(each), pixels, fits)
-
-
 def _ecc(ours: Any, theirs: Any, mask: UInt8Array, perspective: bool) -> Floats | None:
     """The map (3, 3) that moves `ours` onto `theirs` exactly, found at half the size; None where there is none
     nearby."""
     half = (max(8, mask.shape[1] // 2), max(8, mask.shape[0] // 2))
-    moving, fixed = (band_pass(cv2.resize(grey, half, interpolation=cv2.INTER_AREA), _BAND) for grey in (ours, theirs))
+    moving, fixed = (band_pass(cv2.resize(grey, half, interpolation=cv2.INTER_AREA), BAND) for grey in (ours, theirs))
     valid = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 1e-3)
     motion, rows = (cv2.MOTION_HOMOGRAPHY, 3) if perspective else (cv2.MOTION_AFFINE, 2)

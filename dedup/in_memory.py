@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dedup import candidates, hamming, judgement, neighbors, rounds, turned
+from dedup import candidates, hamming, judgement, local_candidates, neighbors, rounds, turned
 from dedup.decisions import DEFAULT_DECISION, DecideSettings, columns_to_decide, decide_rows, samples_to_decide
 from dedup.errors import ConfigError, ManifestError
 from dedup.images import MAX_PIXELS
@@ -187,14 +187,14 @@ def _by_local_features(
     search: SearchSettings,
     max_pixels: int,
 ) -> pa.Table:
-    rows = [candidates.LOCAL_ROW.empty_table()]
+    rows = [local_candidates.LOCAL_ROW.empty_table()]
     for number, table in enumerate(rest):
-        crowded = candidates.crowded_samples(table, crowding)
+        crowded = local_candidates.crowded_samples(table, crowding)
         if len(crowded):
             crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), number, np.int32)))
             read_image = judgement.ImageReader(shards, crowded)
-            rows.append(candidates.local_rows(centroids, crowded, number, search, read_image, max_pixels))
-    return candidates.local_pairs(candidates.in_order(pa.concat_tables(rows)), search)
+            rows.append(local_candidates.local_rows(centroids, crowded, number, search, read_image, max_pixels))
+    return local_candidates.local_pairs(candidates.in_order(pa.concat_tables(rows)), search)
 
 
 def _samples(rest: Sequence[pa.Table]) -> pa.Table:

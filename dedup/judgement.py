@@ -20,7 +20,7 @@ from dedup.crowded import CROWDED, CROWDING_PLACE, score_at
 from dedup.neighbors import SearchSettings
 from dedup.pair_features import CROWD
 from dedup.records import PAIR_SCHEMA, Shard
-from dedup.rounds import JUDGED_SCHEMA
+from dedup.rounds import JUDGED_SCHEMA, numbers
 from dedup.shards import read_range
 from dedup.small_evidence import SMALL_SIDE
 from dedup.verify import VerifySettings
@@ -107,7 +107,7 @@ def with_crowds(pairs: pa.Table, side: str, seen: pa.Table) -> pa.Table:
 
 
 def around(pairs: pa.Table) -> Singles:
-    """(N, 3) float32 for `verify_pairs`, the fields of `looks.Around`, of pairs `with_crowds` around both samples."""
+    """(N, 3) float32 for `verify_pairs`, the fields of `tile_looks.Around`, of pairs `with_crowds` of both samples."""
     alike = np.maximum(*(pairs[f"{side}_alike"].to_numpy() for side in "ab"))
     return np.column_stack([_crowding(pairs), alike])
 
@@ -128,7 +128,7 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tu
     """(N,) and (N,): of each pair's two samples the lesser value and the greater; `values` (M,) are those of
     `samples`."""
     ids = samples["sample_id"].combine_chunks()
-    first, second = (values[_numbers(ids, pairs[side])] for side in "ab")
+    first, second = (values[numbers(ids, pairs[side])] for side in "ab")
     return np.minimum(first, second), np.maximum(first, second)
 
 
@@ -196,10 +196,6 @@ def by_probability(
     columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
     judged = pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)
     return _judged(pairs, method, score, accepted, probability), judged
-
-
-def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.index_in(values, value_set=ids).to_numpy(), np.int64)
 
 
 def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], Singles, Singles]:

@@ -1,57 +1,40 @@
-"""One pair of pictures: by what is compared, how finely, and the probability that comes of it.
+"""One pair of pictures: which evidence is asked, and the probability that the two are one picture.
 
-    Views, Views ──judge──▶ a first look at 128 pixels ─┬─ sure enough ─────────────────────────▶ probability
-                                                        └─ a second one at 256, at equal sharpness ─▶ probability
+    Views, Views ──by_tiles──▶ what tiles say ─┬─ unless something speaks against it: strokes, prints, pages, colours
+                                               └─ or once what hides it is taken off: overlays, lines, other tones
 
-Outside of crowds the first look begins without local features, and plain copies need no more.
-The evidence (`evidence`, or `small_evidence` for small pictures, and in uniform sets both for these) becomes the
-features of a logistic model, whose coefficients lie in `verification_model`.
+Small pictures are asked by `small_evidence`, in uniform sets by both. The evidence becomes the features of a logistic
+model, whose coefficients lie in `verification_model`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
 from dedup.drawings import STRONG
-from dedup.evidence import ENOUGH_INLIERS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid, whole_on_whole
+from dedup.evidence import Doubts, Evidence, compare, whole_on_whole
 from dedup.local_features import GLANCE_SIDE, SIDE
 from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
-from dedup.pair_features import CROWD, pixel_features, small_features
+from dedup.pair_features import CROWD, small_features
 from dedup.small_evidence import compare_small
+from dedup.tile_looks import (
+    ALONE,
+    FEW_TILES,
+    UNLIKELY,
+    WHOLE,
+    Around,
+    blurred,
+    by_tiles,
+    equally_sharp,
+    probability_of,
+)
 from dedup.verification_model import MODELS
 from dedup.views import Views
 
 Floats = npt.NDArray[np.float64]
 
-# Between these probabilities a first look at half the size is not final. Above, it accepted none that is no copy, of
-# 1,927 pairs of photographs, drawn sets and potatoes; below, it lost one of 2,346 copies of photographs that the second
-# look accepts, and leaves 3 % of their other pairs to it.
-UNSURE = (0.01, 0.98)
-# Where everything looks alike, and most pairs are none, the first look says no up to here, as far as no operating point
-# accepts: in three uniform sets it lost one of 640 copies that the second accepts, and leaves 13 % of the 8,044 other
-# pairs to it. What tells look-alikes apart may be too fine for it to say yes.
-UNSURE_IN_A_CROWD = (0.2, 1.0)
-# ... and up to here before alignments are moved to subpixel accuracy: so end 2,980 of 8,435 first looks there, and one
-# of 1,980 pairs of copies that are accepted; at 0.05 it would be 4,014, and 3.
-HOPELESS_IN_A_CROWD = 0.02
-# Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment
-# that is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
-SURER = 0.05
-# Outside of crowds local features are not even looked for where the pixels, laid as thumbnails lie best, agree so much
-# that with 20 of them this would be the probability, and hardly anything is contested. So are 63 of 100 copies of
-# photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and
-# of 377 of one photograph with different things before it none.
-PLAINLY_SAME, HARDLY_CONTESTED = 0.995, 0.06
-# Where one picture keeps so many times less detail than the other, as a blurred copy does, hardly a local feature of
-# the two is the same: where neither look was sure, the other is blurred alike, and they are compared once more. It
-# finds the blurred copies of potatoes that were lost, and accepted no other pair of 2,400.
-BLURRED = 3.0
 # Of a copy with opaque things over it, half of the tiles may differ. But no two other pictures, and hardly two moments
 # of one scene, share so many local features at distinct places, all in one affine map, and all that is faint around
 # them, if tiles leave it this likely. Of such pairs of photographs, potatoes, X-rays and products that tiles alone do
@@ -90,10 +73,9 @@ SMALL_AND_UNIFORM = 9.0
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
 # more levels (`SmallEvidence.centre`): flags of three colours have 16 to 32 tiles and differ by 45 to 116. Of copies of
 # photographs, potatoes and vases 99 in 100 have 27 tiles and more; asked of all below 40, it lost 2 of 100 of them.
-FEW_TILES, FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 24, 40, 40.0
+FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 40, 40.0
 # Of two colours and the edge between them, as in a part of a flag, there are many.
-WHOLE, FEW_INLIERS = 0.5, 3  # share of the picture that is covered; feature matches
-UNLIKELY = 0.01  # what they get at most
+FEW_INLIERS = 3  # feature matches
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
@@ -124,22 +106,6 @@ EXPLAINED, LEFT_BY_TONES = 0.65, 0.5
 OTHER_ON_PAGE = 0.3
 
 
-class Around(NamedTuple):
-    """How alike everything is around the two pictures of a pair, 0..1, higher is more alike, 0 where it is not known.
-
-    `crowding` and `most`: to the embedding, the cosine of the fifth-nearest that is no known copy
-    (`judgement.with_crowds`), the lesser of the two and the greater. `alike`: to thumbnails (`crowded.Crowds`), the
-    greater.
-    """
-
-    crowding: float
-    most: float
-    alike: float
-
-
-ALONE = Around(0.0, 0.0, 0.0)
-
-
 def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     """The costly half, for one pair: its probability by the evidence of both images; `guess` as `compare` takes it."""
     if not (a.small or b.small):
@@ -162,17 +128,17 @@ def _odds(probability: float) -> float:
 
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
-    probability, evidence, full = _by_pixels(a, b, guess, around)
+    probability, evidence, full = by_tiles(a, b, guess, around)
     if probability <= UNLIKELY and around.crowding > CROWD:
         return probability  # nothing below would be asked
     both_drawn = a.drawn and b.drawn
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)
-        if probability > UNLIKELY and _other_on_page(a, b, guess, evidence if full else None, _alone(around)):
+        if probability > UNLIKELY and _other_on_page(a, b, guess, evidence if full else None, around.alone):
             probability = UNLIKELY
-        if probability < MATCHED_PROBABILITY and full and _alone(around) and not both_drawn:
+        if probability < MATCHED_PROBABILITY and full and around.alone and not both_drawn:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
-    if probability < MATCHED_PROBABILITY and _alone(around) and not both_drawn:
+    if probability < MATCHED_PROBABILITY and around.alone and not both_drawn:
         probability = max(probability, _toned(a, b, guess, evidence))
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
@@ -199,7 +165,7 @@ def _uncovered(a: Views, b: Views, guess: Floats, around: Around, evidence: Evid
     left = evidence.uncovered()
     if left is None:
         return 0.0
-    return _unless_contested(a, b, guess, around, _probability(left, around.crowding), left, full=True)
+    return _unless_contested(a, b, guess, around, probability_of(left, around.crowding), left, full=True)
 
 
 def _toned(a: Views, b: Views, guess: Floats, evidence: Evidence) -> float:
@@ -215,7 +181,7 @@ def _toned(a: Views, b: Views, guess: Floats, evidence: Evidence) -> float:
     toned = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
     if toned.inliers < SOME_MATCHED or max(toned.contested, toned.contested_faint) > UNCONTESTED:
         return 0.0
-    return _unless_contested(first, second, guess, ALONE, _probability(toned, 0.0), toned, full=True)
+    return _unless_contested(first, second, guess, ALONE, probability_of(toned, 0.0), toned, full=True)
 
 
 def _explaining(evidence: Evidence) -> tuple[npt.NDArray[np.uint8], bool] | None:
@@ -238,9 +204,9 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
     if evidence.correlation < UNLIKE or max(more) < FAR_MORE:
         return 0.0
     brighter = _brighter(a, b)
-    first, second = (views.without_thin(brighter) for views in (_equally_sharp(a, b) if _blurred(a, b) else (a, b)))
+    first, second = (views.without_thin(brighter) for views in (equally_sharp(a, b) if blurred(a, b) else (a, b)))
     beneath = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
-    probability = _unless_contested(first, second, guess, ALONE, _probability(beneath, 0.0), beneath, full=True)
+    probability = _unless_contested(first, second, guess, ALONE, probability_of(beneath, 0.0), beneath, full=True)
     if probability <= UNLIKELY:
         return 0.0
     before = evidence if full else compare(a.at(SIDE), b.at(SIDE), guess, alone=True)
@@ -250,11 +216,11 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
 
 def _unless_by_lines(a: Views, b: Views, around: Around, probability: float, evidence: Evidence, full: bool) -> float:
     """The probability, unless it comes of lines or words that lie over both."""
-    alone = _alone(around)
+    alone = around.alone
     if probability <= UNLIKELY or min(max(a.thin), max(b.thin)) < (VERY_MUCH_THIN if alone else MUCH_THIN):
         return probability
-    left = evidence.without_thin(_brighter(a, b), THIN if full else THIN_AT_A_GLANCE, _blurred(a, b))
-    beneath = _probability(left, around.crowding)
+    left = evidence.without_thin(_brighter(a, b), THIN if full else THIN_AT_A_GLANCE, blurred(a, b))
+    beneath = probability_of(left, around.crowding)
     if alone:
         return probability if beneath >= LEAST_BENEATH else UNLIKELY
     return min(probability, beneath)
@@ -273,9 +239,9 @@ def _unless_contested(
     against it."""
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
-    if contested or _contradict(a, b, guess, shared, evidence if full else None, _alone(around)):
+    if contested or _contradict(a, b, guess, shared, evidence if full else None, around.alone):
         return UNLIKELY
-    if _replaced(a, b, guess, evidence, full, _alone(around)):
+    if _replaced(a, b, guess, evidence, full, around.alone):
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
@@ -336,70 +302,3 @@ def _contradict(
     strong = both and min(a.strength, b.strength) >= STRONG
     allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
     return contradicted > allowed or (strong and evidence.unshared() > UNSHARED)
-
-
-def _by_pixels(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float, Evidence, bool]:
-    """The probability, the evidence that it comes of, and whether that is of both pictures as they are at SIDE."""
-    crowding, crowded = around.crowding, around.crowding > CROWD
-    sides = (SIDE,) if a.fine or b.fine else (GLANCE_SIDE, SIDE)
-    alone = _alone(around)
-    if alone and GLANCE_SIDE in sides:
-        evidence = _as_laid(a, b, guess)
-        if evidence is not None:
-            return _probability(evidence, crowding), evidence, False
-    no_below, yes_from = UNSURE_IN_A_CROWD if crowded else UNSURE
-    probability, evidence = 0.0, NO_EVIDENCE
-    for side in sides:
-        glance = side < SIDE
-        roughly = HOPELESS_IN_A_CROWD if glance and crowded else 0.0
-        doubts = Doubts(_below(roughly, crowding), _below(no_below if glance else UNLIKELY, crowding))
-        evidence = compare(a.at(side), b.at(side), guess, doubts, alone=alone)
-        probability = _probability(evidence, crowding)
-        if probability < no_below:
-            return min(probability, UNLIKELY) if glance else probability, evidence, not glance
-        # Of what is contested a crowd gets no second look; elsewhere it may be seen from the side.
-        contested = is_contested(evidence.contested, evidence.contested_faint, SURER if crowded else 0.0)
-        if (crowded and contested) or (probability >= yes_from and not (alone and contested)):
-            return probability, evidence, not glance
-    if probability < UNSURE[1] and _blurred(a, b):
-        first, second = _equally_sharp(a, b)
-        softened = compare(first.at(SIDE), second.at(SIDE), guess, alone=alone)
-        once_more = _probability(softened, crowding)
-        if once_more > probability:
-            return once_more, softened, False
-    return probability, evidence, True
-
-
-def _blurred(a: Views, b: Views) -> bool:
-    """Whether one of the two is, and the other is not."""
-    return max(a.lost, b.lost) > BLURRED * min(a.lost, b.lost)
-
-
-def _equally_sharp(a: Views, b: Views) -> tuple[Views, Views]:
-    return (a.softened(b.lost), b) if a.lost > b.lost else (a, b.softened(a.lost))
-
-
-def _alone(around: Around) -> bool:
-    """Whether no crowd is known around either of the two."""
-    return around.most <= CROWD
-
-
-def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
-    """The evidence without local features, where that suffices: it counts as with as many as need no rival."""
-
-    def too_little(found: Evidence) -> bool:
-        counted = replace(found, inliers=ENOUGH_INLIERS)
-        return found.tiles < FEW_TILES or found.covered_other < WHOLE or _probability(counted, 0.0) < PLAINLY_SAME
-
-    evidence = compare_as_laid(a.at(GLANCE_SIDE), b.at(GLANCE_SIDE), guess, Doubts(exactly=too_little))
-    if too_little(evidence) or max(evidence.contested, evidence.contested_faint) > HARDLY_CONTESTED:
-        return None
-    return replace(evidence, inliers=ENOUGH_INLIERS)
-
-
-def _below(probability: float, crowding: float) -> Callable[[Evidence], bool]:
-    return lambda found: _probability(found, crowding) < probability
-
-
-def _probability(evidence: Evidence, crowding: float) -> float:
-    return float(MODELS["pixels"](pixel_features(evidence, crowding)[None])[0])

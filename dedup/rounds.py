@@ -91,7 +91,7 @@ def superseded(judged: Iterable[pa.Table]) -> pa.Table:
 def without_pairs(table: pa.Table, pairs: pa.Table) -> pa.Table:
     """The rows of `table`, which has columns a and b, that are none of these `pairs`."""
     ids = pc.unique(pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string()))
-    keys, unwanted = (_numbers(ids, each["a"]) * (len(ids) + 1) + _numbers(ids, each["b"]) for each in (table, pairs))
+    keys, unwanted = (numbers(ids, each["a"]) * (len(ids) + 1) + numbers(ids, each["b"]) for each in (table, pairs))
     return table.filter(pa.array(~np.isin(keys, unwanted)))
 
 
@@ -100,7 +100,7 @@ class _Families:
 
     def __init__(self, ids: pa.Array, accepted: pa.Table) -> None:
         self._ids = ids
-        i, j = (_numbers(ids, accepted[side]) for side in "ab")
+        i, j = (numbers(ids, accepted[side]) for side in "ab")
         edges = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(ids), len(ids)))
         self._label = connected_components(edges, directed=False)[1].astype(np.int64)
         self._size = np.bincount(self._label, minlength=1)
@@ -111,7 +111,7 @@ class _Families:
         return np.where((label_a == label_b) & (label_a >= 0), size_a, size_a + size_b)
 
     def _family(self, samples: pa.ChunkedArray) -> tuple[Ints, Ints]:
-        number = _numbers(self._ids, samples)
+        number = numbers(self._ids, samples)
         label = np.where(number < len(self._ids), np.append(self._label, -1)[number], -1)
         return label, np.where(label >= 0, self._size[label], 1)
 
@@ -128,10 +128,10 @@ def _suggested(
     everything = pa.concat_tables(known)
     i, j = second_neighbors(
         len(ids),
-        _numbers(ids, accepted["a"]),
-        _numbers(ids, accepted["b"]),
+        numbers(ids, accepted["a"]),
+        numbers(ids, accepted["b"]),
         accepted["score"].to_numpy(),
-        (_numbers(ids, everything["a"]), _numbers(ids, everything["b"])),
+        (numbers(ids, everything["a"]), numbers(ids, everything["b"])),
         _SUGGESTIONS_PER_IMAGE,
     )
     shards = samples["shard_min"].combine_chunks()
@@ -179,6 +179,6 @@ def _ends(pairs: pa.Table) -> pa.Table:
     return pa.concat_tables(ends).group_by("sample_id").aggregate([("shard", "min")]).sort_by("sample_id")
 
 
-def _numbers(ids: pa.Array, values: pa.ChunkedArray) -> Ints:
+def numbers(ids: pa.Array, values: pa.ChunkedArray) -> Ints:
     """(N,): the number of each in `ids`; len(ids) for what is not there."""
     return np.asarray(pc.fill_null(pc.index_in(values, value_set=ids), len(ids)).to_numpy(), np.int64)

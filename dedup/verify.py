@@ -34,7 +34,7 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
 from dedup.local_features import SIDE
-from dedup.looks import UNLIKELY, Around, contradict, judge
+from dedup.looks import contradict, judge
 from dedup.pair_features import CROWD, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
 from dedup.small_evidence import SMALL_SIDE
@@ -50,6 +50,7 @@ from dedup.thumbnails import (
     turned_likeness,
     whole_likeness,
 )
+from dedup.tile_looks import UNLIKELY, Around
 from dedup.tones import explained
 from dedup.verification_model import MODELS, OPERATING_POINTS
 from dedup.views import Views
@@ -160,7 +161,7 @@ def verify_pairs(
 ) -> Verdicts:
     """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, bare,
     width, height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
-    `crowding` (N, 3) says how alike everything is around each pair's two samples, the fields of `looks.Around`; None
+    `crowding` (N, 3) says how alike everything is around each pair's samples, the fields of `tile_looks.Around`; None
     means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
     `first` is what `settle_pairs` says of these pairs, if it was asked before.
 

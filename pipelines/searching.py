@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from dedup import candidates, hamming, neighbors, turned
+from dedup import candidates, hamming, local_candidates, neighbors, turned
 from dedup.candidates import (
     CELL_ROW,
     CELL_ROW_BYTES,
@@ -31,12 +31,11 @@ from dedup.candidates import (
     CROWDING_SCHEMA,
     EXACT_ROW,
     HASH_ROW,
-    LOCAL_ROW,
-    LOCAL_ROW_BYTES,
     SAMPLED_PER_CELL,
 )
 from dedup.intervals import wilson
 from dedup.judgement import ImageReader
+from dedup.local_candidates import LOCAL_ROW, LOCAL_ROW_BYTES
 from dedup.neighbors import SearchSettings
 from dedup.records import PAGE, Shard
 from dedup.run_folder import RunFolder
@@ -243,7 +242,7 @@ def _every(parts: _Parts, step: int, shard: int) -> tuple[list[str], npt.NDArray
 
 
 def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
-    """Pairs that share local features, where embeddings find everything alike: `candidates.local_pairs`. What the
+    """Pairs that share local features, where embeddings find everything alike: `local_candidates.local_pairs`. What the
     search by embedding saw around each sample is written shard by shard, for verification, too."""
     seen = parts.folder.names(_SEEN)
     if not seen:
@@ -270,7 +269,7 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     for shard in pc.unique(rows["shard"]).to_pylist():
         name = crowding_name(parts.shards[shard].shard_id)
         parts.folder.write_table(name, rows.filter(pc.equal(rows["shard"], shard)))
-    return int(candidates.ask_local_features(rows).sum())
+    return int(local_candidates.ask_local_features(rows).sum())
 
 
 def _local_rows(parts: _Parts, shard: int) -> pa.Table:
@@ -278,16 +277,16 @@ def _local_rows(parts: _Parts, shard: int) -> pa.Table:
     if not parts.folder.exists(name):
         return LOCAL_ROW.empty_table()
     samples = parts.representatives(shard, ["embedding", "bare", "width", "height", "offset", "size"])
-    crowded = candidates.crowded_samples(samples, parts.folder.read_table(name))
+    crowded = local_candidates.crowded_samples(samples, parts.folder.read_table(name))
     crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), shard, np.int32)))
     centroids = parts.folder.read_table(_CENTROIDS)["centroid"].to_pylist()
     cells = np.stack([np.frombuffer(row, np.float16) for row in centroids])
     read_image = ImageReader(parts.shards, crowded)
-    return candidates.local_rows(cells, crowded, shard, parts.settings, read_image, parts.max_pixels)
+    return local_candidates.local_rows(cells, crowded, shard, parts.settings, read_image, parts.max_pixels)
 
 
 def _local_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:
-    return parts.write("local", partition, candidates.local_pairs(rows, parts.settings))
+    return parts.write("local", partition, local_candidates.local_pairs(rows, parts.settings))
 
 
 # ---------------------------------------------------------------- recall

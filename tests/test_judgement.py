@@ -11,9 +11,9 @@ import pytest
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.crowded import CROWDED
 from dedup.judgement import around, distinct, hopeful, with_crowds, worth_a_look, worth_another_look
-from dedup.looks import Around
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
+from dedup.tile_looks import Around
 
 PAIRS = [(f"a{first}", f"b{second}") for first in range(3) for second in range(5)]
 NEVER = np.zeros(len(PAIRS), bool)

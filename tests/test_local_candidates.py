@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dedup import candidates
-from dedup.candidates import CANDIDATE_SCHEMA, CROWDED_BY_FEATURES, in_order, local_pairs, local_rows
+from dedup.candidates import CANDIDATE_SCHEMA, in_order
+from dedup.local_candidates import CROWDED_BY_FEATURES, crowded_samples, local_pairs, local_rows
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 from dedup.transforms import TRANSFORMS
@@ -81,7 +81,7 @@ def test_only_crowded_pictures_with_room_for_features_are_asked() -> None:
     table = table.set_column(2, "height", pa.array([20, 300, 10, 300, 300]))
     cosines = [np.float32([0.9, 0.9, 0.9, 0.9, fifth]).tobytes() for fifth in (0.9, CROWDED_BY_FEATURES, 0.9, 0.79)]
     crowding = pa.table({"sample_id": list("abce"), "cosines": pa.array(cosines, pa.binary())})
-    assert candidates.crowded_samples(table, crowding)["sample_id"].to_pylist() == ["b", "c"]
+    assert crowded_samples(table, crowding)["sample_id"].to_pylist() == ["b", "c"]
 
 
 def test_where_images_decide_nothing_none_are_read() -> None:

@@ -17,16 +17,9 @@ from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import ENOUGH_INLIERS, Doubts, Evidence, compare
 from dedup.images import thumbnail
 from dedup.local_features import SIDE, Picture, align, picture
-from dedup.looks import (
-    BLURRED,
-    HOPELESS_IN_A_CROWD,
-    MATCHED_FROM,
-    UNSURE,
-    UNSURE_IN_A_CROWD,
-    Around,
-    judge,
-)
+from dedup.looks import MATCHED_FROM, judge
 from dedup.thumbnails import likeness, residual
+from dedup.tile_looks import BLURRED, HOPELESS_IN_A_CROWD, UNSURE, UNSURE_IN_A_CROWD, Around
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
 from dedup.views import Views

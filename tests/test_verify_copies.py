@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dedup.images import decode
-from dedup.looks import UNLIKELY
 from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import turned_likeness
+from dedup.tile_looks import UNLIKELY
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings, verify_pairs
 from pipelines.lookalikes import LOOKALIKES

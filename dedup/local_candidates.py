@@ -1,0 +1,102 @@
+"""Candidates by local features, in the cells of the search by embedding, where that finds everything alike.
+
+    crowded samples ──local_rows──▶ rows by cell ──local_pairs──▶ candidates
+
+There an embedding ranks a copy behind hundreds of others (`local_votes`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dedup import neighbors
+from dedup.borders import inner_picture
+from dedup.candidates import CANDIDATE_SCHEMA, by_cell, in_cells, longer_side, pairs_of
+from dedup.crowded import CROWDING_PLACE, score_at
+from dedup.errors import ImageError
+from dedup.local_features import SIDE
+from dedup.local_votes import packed_features, voted_pairs
+from dedup.neighbors import SearchSettings
+from dedup.small_evidence import SMALL_SIDE
+
+logger = logging.getLogger(__name__)
+
+LOCAL_ROW = pa.schema(
+    {
+        "cell": pa.int32(),
+        "sample_id": pa.string(),
+        "shard": pa.int32(),
+        "primary": pa.int8(),
+        "embedding": pa.binary(),
+        "features": pa.binary(),
+    }
+)
+LOCAL_ROW_BYTES = 16_000
+# From this crowding on, local features propose. Below it embeddings tell copies from other pictures.
+CROWDED_BY_FEATURES = 0.8
+
+
+def crowded_samples(descriptors: pa.Table, crowding: pa.Table) -> pa.Table:
+    """The rows of those samples whose surroundings are so alike that local features are asked; `descriptors` has
+    sample_id, width and height, `crowding` the columns sample_id and cosines."""
+    crowded = crowding.filter(pa.array(ask_local_features(crowding)))
+    rows = descriptors.filter(pc.is_in(descriptors["sample_id"], value_set=crowded["sample_id"].combine_chunks()))
+    # Of smaller pictures local features tell nothing.
+    return rows.filter(pc.greater(longer_side(rows), SMALL_SIDE))
+
+
+def ask_local_features(crowding: pa.Table) -> npt.NDArray[np.bool_]:
+    """(N,): around which samples everything is so alike; `crowding` has the column cosines."""
+    row, place = np.arange(len(crowding)), np.full(len(crowding), CROWDING_PLACE)
+    return np.asarray(score_at(crowding["cosines"].to_pylist(), row, place) >= CROWDED_BY_FEATURES)
+
+
+def local_rows(
+    centroids: npt.NDArray[np.float16],
+    crowded: pa.Table,
+    shard: int,
+    settings: SearchSettings,
+    read_image: Callable[[str], bytes],
+    max_pixels: int,
+) -> pa.Table:
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, bare and embedding, in the cells of
+    `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
+    features, read = [], []
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
+    try:
+        samples = zip(crowded["sample_id"].to_pylist(), crowded["bare"].to_pylist(), strict=True)
+        for row, (identity, bare) in enumerate(samples):
+            try:
+                picture = inner_picture(read_image(identity), SIDE, max_pixels, bare)
+            except ImageError as error:
+                logger.warning("%s is not searched by local features: %s", identity, error)
+            else:
+                features.append(packed_features(np.asarray(picture)))
+                read.append(row)
+    finally:
+        cv2.setNumThreads(threads)
+    if not read:
+        return LOCAL_ROW.empty_table()
+    rows, row = by_cell(centroids, crowded.take(pa.array(read)), shard, settings)
+    rows["features"] = pa.array(features, pa.binary()).take(row)
+    return pa.table(rows).select(LOCAL_ROW.names).cast(LOCAL_ROW)
+
+
+def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
+    """Of rows of LOCAL_ROW, `in_order`: of each picture up to twice `candidates_per_image` partners in its cell, those
+    that share most local features, with their cosine."""
+    found = [CANDIDATE_SCHEMA.empty_table()]
+    for cell, x, primary in in_cells(rows):
+        i, j = voted_pairs(cell["features"].to_pylist(), 2 * settings.candidates_per_image, settings.seed)
+        wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
+        i, j = i[wanted], j[wanted]
+        found.append(pairs_of(cell, i, j, "local", neighbors.cosine(x, i, j)))
+    return pa.concat_tables(found)

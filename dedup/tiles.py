@@ -1,0 +1,88 @@
+"""How two pictures, one laid onto the other, agree tile by tile: correlations of their bands in 8x8 tiles.
+
+    the one that stays ──fixed_part──▶ Fixed ─┐
+                                              ├─compared─▶ Tiles
+    the one laid onto it ─────────────────────┘
+
+What stays is prepared once for all that is laid onto it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dedup.geometry import band_pass
+
+Floats = npt.NDArray[np.float64]
+UInt8Array = npt.NDArray[np.uint8]
+
+TILES = 8
+BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
+_TILE_AGREES = 0.6  # correlation
+_TILE_FITS = 0.9  # ... above which that share of the tiles leaves nothing to gain by a better alignment
+_MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
+
+
+class Fixed(NamedTuple):
+    """Of the picture onto which the other is laid: its band and where both are, (H, W) float32, and of each tile (8, 8)
+    how much of it both fill, the mean of the band and its variance."""
+
+    band: Any
+    inside: Any
+    filled: Floats
+    mean: Floats
+    variance: Floats
+
+
+class Tiles(NamedTuple):
+    """Of the textured tiles: the share that agrees, the mean correlation, how many; the correlation of the whole; and
+    whether nearly all agree as well as they can."""
+
+    agreeing: float
+    correlation: float
+    textured: int
+    pixels: float
+    fits: bool
+
+
+def fixed_part(theirs: Any, mask: UInt8Array) -> Fixed:
+    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    inside = inside.astype(np.float32)
+    band = band_pass(theirs, BAND)
+    filled = _sums(inside)
+    return Fixed(band, inside, filled, *_moments(band, inside, filled))
+
+
+def _sums(values: Any) -> Floats:
+    """(H, W) -> its mean over each tile (8, 8)."""
+    return np.asarray(cv2.resize(values, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
+
+
+def _moments(band: Any, inside: Any, filled: Floats) -> tuple[Floats, Floats]:
+    weight = np.maximum(filled, 1e-6)
+    mean = _sums(band * inside) / weight
+    return mean, np.maximum(_sums(band * band * inside) / weight - mean**2, 0)
+
+
+def compared(ours: Any, fixed: Fixed) -> Tiles:
+    """How the tiles correlate; textured are those that hold texture in either picture."""
+    band = band_pass(ours, BAND)
+    m1, v1 = _moments(band, fixed.inside, fixed.filled)
+    m2, v2 = fixed.mean, fixed.variance
+    product = _sums(band * fixed.band * fixed.inside) / np.maximum(fixed.filled, 1e-6) - m1 * m2
+    correlation = product / np.maximum(np.sqrt(v1 * v2), 1e-3)
+    used = fixed.filled > 0.4
+    least1, least2 = (max(_MIN_TEXTURE, 0.2 * float((v[used].mean() if used.any() else 0.0) ** 0.5)) for v in (v1, v2))
+    d1, d2 = np.sqrt(v1) / least1, np.sqrt(v2) / least2
+    textured = used & (((d1 > 1) & (d2 > 1)) | (d1 > 3) | (d2 > 3))
+    energy = float(np.sqrt(v1[used].sum() * v2[used].sum()))
+    pixels = float(product[used].sum()) / max(energy, 1e-6)
+    each = correlation[textured]
+    if not len(each):
+        return Tiles(0.0, 0.0, 0, pixels, True)
+    fits = float((each > _TILE_FITS).mean()) >= _TILE_FITS
+    return Tiles(float((each > _TILE_AGREES).mean()), float(each.mean()), len(each), pixels, fits)
