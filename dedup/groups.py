@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from dedup.connected import component_labels
 from dedup.errors import ConfigError, ManifestError
 from dedup.overrides import NO_OVERRIDES, Overrides
 
@@ -95,8 +94,7 @@ def components(edges: Edges) -> Ints:
 
 def _connected(edges: Edges) -> Ints:
     """(n,) int64: the first class in keep order of each class's connected component."""
-    graph = coo_array((np.ones(len(edges.first), dtype=bool), (edges.first, edges.second)), shape=(edges.n, edges.n))
-    _, labels = connected_components(graph, directed=False)
+    labels = component_labels(edges.n, edges.first, edges.second)
     _, first_of, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.asarray(first_of[inverse], dtype=np.int64)
 
@@ -258,8 +256,7 @@ def _classes(n: int, a: Ints, b: Ints, order: Ints, last: npt.NDArray[np.bool_])
     `a`, `b` are the ends of the exact pairs, `order` (n,) the samples' keep ranks; those of `last` (n,) come after all
     others. Returns the class of each sample, and the sample that stands for each class.
     """
-    graph = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
+    labels = component_labels(n, a, b)
     in_order = np.lexsort((order, last))  # stable: samples are numbered by sample_id, which so breaks ties
     _, first_at, inverse = np.unique(labels[in_order], return_index=True, return_inverse=True)
     number = np.empty(len(first_at), dtype=np.int64)

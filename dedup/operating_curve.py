@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dedup.calibrate import Found
+from dedup.connected import component_labels
 from dedup.errors import ConfigError
 from dedup.intervals import expected_count, wilson
 from dedup.labels import Labels
@@ -121,8 +120,7 @@ def _clumps(pairs: pd.DataFrame) -> list[int]:
         return []
     codes, _ = pd.factorize(pd.concat([pairs["a"], pairs["b"]]))
     first, second = codes[: len(pairs)], codes[len(pairs) :]
-    size = int(codes.max()) + 1
-    _, part = connected_components(coo_array((np.ones(len(pairs)), (first, second)), (size, size)), directed=False)
+    part = component_labels(int(codes.max()) + 1, first, second)
     return [int(count) for count in np.bincount(part[first]) if count]
 
 

@@ -15,15 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dedup.candidates import CANDIDATE_SCHEMA
 from dedup.closure import second_neighbors
+from dedup.connected import component_labels
 from dedup.records import PAIR_SCHEMA
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 ROUNDS = 3  # each doubles how far along accepted pairs suggestions may come
 _SUGGESTIONS_PER_IMAGE = 16
@@ -101,8 +99,7 @@ class _Families:
     def __init__(self, ids: pa.Array, accepted: pa.Table) -> None:
         self._ids = ids
         i, j = (numbers(ids, accepted[side]) for side in "ab")
-        edges = coo_array((np.ones(len(i), bool), (i, j)), shape=(len(ids), len(ids)))
-        self._label = connected_components(edges, directed=False)[1].astype(np.int64)
+        self._label = component_labels(len(ids), i, j)
         self._size = np.bincount(self._label, minlength=1)
 
     def of(self, pairs: pa.Table) -> Ints:
