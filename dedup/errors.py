@@ -5,6 +5,7 @@ DedupError                 every error that this project raises on purpose
 ├── ShardError             a shard is unreadable as a whole: missing, truncated, not a tar
 ├── ImageError             one image cannot be decoded; it becomes a `failed` row and ends nothing
 ├── EmbedderError          an embedder's weights are missing or not what its name says
+├── ClusterError           all workers of the cluster that the work runs on are gone
 └── ManifestError          a run folder or manifest is absent, unfinished or of other input
 
 Each message says what was wrong, where, and what to do.
@@ -42,6 +43,10 @@ class ImageError(DedupError):
 
 class EmbedderError(DedupError):
     """An embedder's weights are missing or not what its name says."""
+
+
+class ClusterError(DedupError):
+    """All workers of the cluster that the work runs on are gone; it is no fault of any one shard."""
 
 
 class ManifestError(DedupError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +19,20 @@ import torch
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from dedup.errors import ConfigError
+from dedup.errors import ClusterError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 KILLS_UNTIL_GIVEN_UP = 3
+_SECONDS_WITHOUT_WORKERS = 300.0  # a killed worker is back within seconds, the machine of a remote one after minutes
 _MAX_THREADS_PER_GPU = 16
 _DASHBOARD = "127.0.0.1:0"  # a free port, and nobody else's business
 _DASK_CONFIG = {
     # A task is given up when it was on a worker that died more often than this.
     "distributed.scheduler.allowed-failures": KILLS_UNTIL_GIVEN_UP - 1,
+    # So long after a worker's death Dask looks once, and if there is none of its name just then, because that has died
+    # again and is being restarted, it ends the nanny that restarts it. Left alone, the nanny brings it back.
+    "distributed.deploy.lost-worker-timeout": "365 days",
     "distributed.worker.daemon": True,
     # Dask has workers hand memory back at every 64 kB. Arrays of pictures are larger than that, and a new one on new
     # pages takes longer than what is done with it: verifying took half as long again.
@@ -79,7 +85,10 @@ def layout(cores: int, gpus: tuple[str, ...] = (), workers: int | None = None) -
 
 @contextlib.contextmanager
 def connect(settings: ClusterSettings) -> Iterator[Client]:
-    """A Dask client for the block; the local cluster, if it made one, ends with it."""
+    """A Dask client for the block; the local cluster, if it made one, ends with it.
+
+    Where all workers are lost and none comes back, whatever waits for a result raises ClusterError.
+    """
     with dask.config.set(_DASK_CONFIG), contextlib.ExitStack() as stack:
         if settings.scheduler:
             _check_reachable(settings.scheduler)
@@ -90,7 +99,40 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
             client = stack.enter_context(Client(cluster))
         client.register_plugin(_QuietWorker())
         logger.info("Dask dashboard: %s", client.dashboard_link)
+        missing = asyncio.run_coroutine_threadsafe(_miss_workers(client), client.loop.asyncio_loop)
+        stack.callback(missing.cancel)
         yield client
+
+
+async def _miss_workers(client: Client) -> None:
+    """Fails all that the client waits for where there were workers and there has been none for too long: Dask would
+    wait for ever.
+
+    Dask's `no-workers-timeout` is not for this: it counts a worker that is paused for its memory as none, though that
+    may be at work; it belongs to the scheduler, which may serve others, too; and it runs while a cluster starts up.
+    """
+    there_were_some = False
+    last_fine = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError):  # a scheduler out of reach is the client's to deal with
+            workers = (await client.scheduler.identity(n_workers=0))["n_workers"]
+            waiting = [state for state in client.futures.values() if not state.done()]
+            now = time.monotonic()
+            there_were_some = there_were_some or workers > 0
+            if workers or not waiting:
+                last_fine = now
+            elif there_were_some and now - last_fine > _SECONDS_WITHOUT_WORKERS:
+                for state in waiting:
+                    state.set_error(_no_worker_is_left(), None)
+        await asyncio.sleep(_SECONDS_WITHOUT_WORKERS / 100)
+
+
+def _no_worker_is_left() -> ClusterError:
+    return ClusterError(
+        f"no worker is left, and none came back within {_SECONDS_WITHOUT_WORKERS:g} seconds: most likely they were "
+        "killed because memory ran out (the log of the cluster, or of the system, tells); give each more memory, by "
+        "fewer workers or a smaller --max-pixels. What is finished is kept, the same command goes on from there"
+    )
 
 
 def _check_reachable(scheduler: str) -> None:

@@ -34,7 +34,8 @@ def deduplicate(
 ) -> Run:
     """Clean the shards that `patterns` list into the run folder `out`, or finish what was begun there.
 
-    Raises ConfigError where the folder holds a run with other settings, ShardError where a shard is unreadable.
+    Raises ConfigError where the folder holds a run with other settings, ShardError where a shard is unreadable,
+    ClusterError where all workers are lost.
     """
     run = Run.open(out, patterns, settings, root=root, skip_bad_shards=skip_bad_shards)
     with connect(cluster) as client:

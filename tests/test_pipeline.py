@@ -15,18 +15,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from distributed import Nanny
 
 from dedup.describe import DescribeSettings
-from dedup.errors import ConfigError, ShardError
+from dedup.errors import ClusterError, ConfigError, ShardError
 from dedup.manifest import read_manifest
 from dedup.neighbors import SearchSettings
 from dedup.verify import VerifySettings
+from pipelines import client as connecting
 from pipelines import describing, shuffle
 from pipelines.client import ClusterSettings
 from pipelines.deduplicate import deduplicate
 from pipelines.settings import RunSettings
 from tests.run_files import files, rows
 from tests.shard_makers import BROKEN_SHARDS, sample_members, write_tar
+from tests.test_client import leave_it_dead
 
 SETTINGS = RunSettings(describe=DescribeSettings(embedder="none"))
 EMBEDDED = RunSettings(describe=DescribeSettings(embedder="efficientnet_lite0"), search=SearchSettings(min_cosine=0.9))
@@ -273,7 +276,6 @@ def test_a_shard_that_kills_its_workers_is_named_and_no_other(
     shards: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(describing, "_describe_shard", _die_on_the_second)
-    # Two, as Dask's nanny hardly ever, but sometimes, does not bring back a worker that dies again and again.
     with pytest.raises(ShardError, match=r"00001\.tar: 3 workers died"):
         deduplicate([str(shards)], str(out), SETTINGS, ClusterSettings(workers=2))
     assert {path.name for path in (out / "descriptors").glob("*.parquet")} <= {"00000.parquet", "00002.parquet"}
@@ -287,6 +289,23 @@ def _die_on_the_second(shard: Any, **settings: Any) -> dict[str, Any]:
         time.sleep(0.3)  # so that another shard runs beside it
         os._exit(1)
     return _describe_shard(shard, **settings)
+
+
+def test_where_no_worker_comes_back_the_run_ends_and_no_shard_is_blamed(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings
+) -> None:
+    deduplicate([str(shards)], str(tmp_path / "whole"), SETTINGS, cluster)
+    with monkeypatch.context() as patch:
+        patch.setattr(connecting, "_SECONDS_WITHOUT_WORKERS", 1.0)
+        patch.setattr(Nanny, "_on_worker_exit", leave_it_dead)
+        patch.setattr(describing, "_describe_shard", _die_on_the_second)
+        with pytest.raises(ClusterError, match="What is finished is kept"):
+            deduplicate(
+                [str(shards)], str(tmp_path / "out"), SETTINGS, ClusterSettings(workers=1), skip_bad_shards=True
+            )
+    run = deduplicate([str(shards)], str(tmp_path / "out"), SETTINGS, cluster, skip_bad_shards=True)
+    assert run.document["skipped_shards"] == []
+    assert files(tmp_path / "out", "manifest") == files(tmp_path / "whole", "manifest")
 
 
 def test_a_worker_that_dies_once_costs_nothing(
