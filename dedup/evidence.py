@@ -50,8 +50,8 @@ _SEAM = 3  # pixels along the seams of a picture on a page that are those of the
 
 class Laid(NamedTuple):
     """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
-    tiles of the other are compared by; whether nearly all tiles agree as they are; and whether it is the second of the
-    two that is laid onto the first."""
+    tiles of the other are compared by; whether nearly all tiles agree as they are; whether it is the second of the
+    two that is laid onto the first; and the map of the first onto the second, (2, 3), in units of their sides."""
 
     ours: Any
     theirs: Any
@@ -59,6 +59,7 @@ class Laid(NamedTuple):
     fixed: Fixed
     fits: bool
     reversed: bool
+    onto: Floats
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,14 @@ def compare(
     return best
 
 
-def compare_as_laid(a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS) -> Evidence:
-    """`compare` without local features: of one alignment alone, that which `guess` says."""
-    found = _refined(_laid(a, b, _in_pixels(guess, a, b), 0), perspective=False)
-    return found if doubts.exactly(found) else _contested(found, noise=True)
+def compare_as_laid(
+    a: Picture, b: Picture, guess: Floats | None, doubts: Doubts = NO_DOUBTS, inliers: int = 0, alone: bool = True
+) -> Evidence:
+    """`compare` without local features: of one alignment alone, that which `guess` says, as if `inliers` said so. If
+    some did, of the same pictures at another size, it is nearly exact, and strokes are compared by what it lacks: so it
+    is moved to where pixels agree most, however well they do."""
+    found = _refined(_laid(a, b, _in_pixels(guess, a, b), inliers), alone, always=inliers > 0)
+    return found if doubts.exactly(found) else _contested(found, noise=alone)
 
 
 def whole_on_whole(a: Picture, b: Picture) -> Evidence:
@@ -250,8 +255,17 @@ def _in_pixels(guess: Floats | None, a: Picture, b: Picture) -> Floats:
     return np.asarray(pixels, np.float64)
 
 
+def _in_shares(affine: Floats, a: Picture, b: Picture) -> Floats:
+    """The reverse of `_in_pixels`."""
+    (ha, wa), (hb, wb) = a.grey.shape, b.grey.shape
+    shares = np.array(affine, np.float64)
+    shares[:, 2] += 0.5 - shares[:, :2] @ [0.5, 0.5]
+    return np.asarray(np.diag([1 / wb, 1 / hb]) @ shares @ np.diag([wa, ha, 1]), np.float64)
+
+
 def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
     """What the pixels say of an alignment (a to b, in pixels) as it is."""
+    onto = _in_shares(affine, a, b)
     scale = abs(determinant(affine)) ** 0.5
     if scale < 0.05 or scale > 20:
         return NO_EVIDENCE
@@ -284,15 +298,15 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
         tiles=tiles.textured,
         covered=shares[1],
         covered_other=shares[0],
-        laid=Laid(ours, theirs, mask, fixed, tiles.fits, reversed_),
+        laid=Laid(ours, theirs, mask, fixed, tiles.fits, reversed_, onto),
     )
 
 
-def _refined(found: Evidence, perspective: bool) -> Evidence:
-    """The same once the alignment is moved to where the pixels agree most, if that is nearby; with `perspective` by a
-    homography, if so many local features agree."""
+def _refined(found: Evidence, perspective: bool, always: bool = False) -> Evidence:
+    """The same once the alignment is moved to where the pixels agree most, if that is nearby, and `always` or where
+    there is much to gain; with `perspective` by a homography, if so many local features agree."""
     laid = found.laid
-    if laid is None or laid.fits:
+    if laid is None or (laid.fits and not always):
         return found
     better = _ecc(laid.ours, laid.theirs, laid.mask, perspective and found.inliers >= _FLAT)
     if better is None:

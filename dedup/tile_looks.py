@@ -42,6 +42,12 @@ HOPELESS_IN_A_CROWD = 0.02
 # Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment
 # that is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
 SURER = 0.05
+# A second look there begins with the alignment of the first, and with so many times its inliers, as 256 pixels show two
+# to three times as many local features as 128. If that leaves no doubt, none are looked for. So end 93 of 100 second
+# looks at copies of photographs, which are a crowd of their own, and 68 and more at potatoes, X-rays and products; of
+# 6,442 pairs in these sets 12 of copies are lost by it, 15 are won, and none of other pictures is. A yes counts the
+# inliers once.
+MORE_INLIERS = 2
 # Outside of crowds local features are not even looked for where the pixels, laid as thumbnails lie best, agree so much
 # that with 20 of them this would be the probability, and hardly anything is contested. So are 63 of 100 copies of
 # photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and
@@ -87,6 +93,11 @@ def by_tiles(a: Views, b: Views, guess: Floats, around: Around) -> tuple[float, 
     probability, evidence = 0.0, NO_EVIDENCE
     for side in sides:
         glance = side < SIDE
+        if crowded and not glance and evidence.laid is not None:
+            closer = _closer(a, b, evidence, evidence.laid.onto, crowding)
+            if closer is not None:
+                probability = probability_of(closer, crowding)
+                return min(probability, UNLIKELY) if probability < no_below else probability, closer, True
         roughly = HOPELESS_IN_A_CROWD if glance and crowded else 0.0
         doubts = Doubts(_below(roughly, crowding), _below(no_below if glance else UNLIKELY, crowding))
         evidence = compare(a.at(side), b.at(side), guess, doubts, alone=alone)
@@ -126,6 +137,18 @@ def _as_laid(a: Views, b: Views, guess: Floats) -> Evidence | None:
     if too_little(evidence) or max(evidence.contested, evidence.contested_faint) > HARDLY_CONTESTED:
         return None
     return replace(evidence, inliers=ENOUGH_INLIERS)
+
+
+def _closer(a: Views, b: Views, glance: Evidence, onto: Floats, crowding: float) -> Evidence | None:
+    """The evidence of a second look in a crowd, if it is sure without local features of its own; `onto` (2, 3) is the
+    alignment of the first one, as `compare` takes a guess."""
+
+    def little(found: Evidence) -> bool:
+        return probability_of(replace(found, inliers=MORE_INLIERS * glance.inliers), crowding) < UNSURE_IN_A_CROWD[0]
+
+    found = compare_as_laid(a.at(SIDE), b.at(SIDE), onto, Doubts(exactly=little), glance.inliers, alone=False)
+    sure = not blurred(a, b) if little(found) else probability_of(found, crowding) >= UNSURE[1]
+    return replace(found, inliers=MORE_INLIERS * glance.inliers) if sure else None
 
 
 def _below(probability: float, crowding: float) -> Callable[[Evidence], bool]:
