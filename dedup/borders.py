@@ -11,8 +11,8 @@ turned by some degrees is turned back (`rotation`).
 from __future__ import annotations
 
 import math
-from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -23,6 +23,7 @@ from dedup.rotation import straightened
 
 UInt8Array = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.int16]
+Shares = npt.NDArray[np.float64]
 
 LOOK_SIDE = 256  # borders are looked for at so many pixels of the longer side
 MIN_SIDE = 64  # smaller pictures are left as they are: a line or two of their few pixels proves nothing
@@ -92,25 +93,27 @@ def _may_have_edges(image: Image.Image) -> bool:
     """Most pictures have not, and their outermost lines tell."""
     width, height = image.size
     outermost = ((0, 0, width, 1), (0, height - 1, width, height), (0, 0, 1, height), (width - 1, 0, width, height))
-    return any(_is_plain(np.asarray(image.crop(line)).reshape(-1, 3)) for line in outermost)
+    lines = (np.asarray(image.crop(line)).reshape(1, -1, 3) for line in outermost)
+    return any(_is_plain(line, _colour(line[0])) for line in lines)
 
 
-def _is_plain(line: UInt8Array) -> bool:
-    """Whether the outermost line (length, 3) can be that of an edge."""
-    return bool(_share(line, _colour(line)) >= _PLAIN)
+def _is_plain(line: UInt8Array, colour: Levels) -> bool:
+    """Whether the outermost line (1, length, 3), mostly of that colour, can be that of an edge."""
+    return _share_of_all(line, colour) >= _PLAIN
 
 
 def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
     """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of the picture inside."""
     height, width = rgb.shape[:2]
-    left, top, right, bottom = _between_bars(rgb)
+    columns = cv2.transpose(rgb)  # at once, since lines are read far faster than columns
+    left, top, right, bottom = _between_bars(rgb, columns)
     most = _MOST if (left, top, right, bottom) == (0, 0, width, height) else _MOST_OF_BARS
     for ring in range(_RINGS):
         before, mixed = (top, bottom, left, right), _MIXED if ring else 0
         top += _edge(rgb[top:bottom, left:right], mixed)
         bottom -= _edge(rgb[top:bottom, left:right][::-1], mixed)
-        left += _edge(rgb[top:bottom, left:right].swapaxes(0, 1), mixed)
-        right -= _edge(rgb[top:bottom, left:right].swapaxes(0, 1)[::-1], mixed)
+        left += _edge(columns[left:right, top:bottom], mixed)
+        right -= _edge(columns[left:right, top:bottom][::-1], mixed)
         if (top, bottom, left, right) == before:
             break
     if bottom - top < (1 - most) * height or right - left < (1 - most) * width:
@@ -122,19 +125,18 @@ def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
 
 def _is_empty(inside: UInt8Array) -> bool:
     """A page, a chart, a screenshot, a flag: what is around it tells them apart."""
-    pixels = inside.reshape(-1, 3)
-    if _share(pixels, _colour(pixels)) >= _EMPTY:
+    if _share_of_all(inside, _colour_of_all(inside)) >= _EMPTY:
         return True
     return bool(plainness(np.asarray(Image.fromarray(inside).convert("L"))[None])[0, 1] >= _FEW_TONES)
 
 
-def _between_bars(rgb: UInt8Array) -> tuple[int, int, int, int]:
+def _between_bars(rgb: UInt8Array, columns: UInt8Array) -> tuple[int, int, int, int]:
     """`picture_box` of a picture between two deep bars of one grey, above and below or left and right; else of all."""
     height, width = rgb.shape[:2]
     above, below = _bars(rgb)
     if above + below > _MOST * height:
         return 0, above, width, height - below
-    first, last = _bars(rgb.swapaxes(0, 1))
+    first, last = _bars(columns)
     return (first, 0, width - last, height) if first + last > _MOST * width else (0, 0, width, height)
 
 
@@ -160,21 +162,24 @@ def _edge(lines: UInt8Array, mixed: int) -> int:
 def _band(lines: UInt8Array, deepest: float = _DEEPEST) -> int:
     """`_edge` of the colour of the first line, up to that share of them."""
     reach, thick = int(deepest * len(lines)), int(_THICK * len(lines))
-    if not reach or not _is_plain(lines[0]):  # of a strip, or of what many bands have left, no line can be spared
+    if not reach:  # of a strip, or of what many bands have left, no line can be spared
         return 0
-    colour, seen = _colour(lines[0]), lines[: reach + 2 + thick]
-    share = _share(seen, colour)
-    foreign = np.flatnonzero(share[:reach] < _WORDS)
+    colour = _colour(lines[0])
+    if not _is_plain(lines[:1], colour):
+        return 0
+    like = _like(lines[: reach + 2 + thick], colour)
+    share = _share(like[:reach])
+    foreign = np.flatnonzero(share < _WORDS)
     end = int(foreign[0]) if len(foreign) else reach
     last = int(np.flatnonzero(share[:end] >= _PLAIN)[-1])  # the outermost line is one
     ends = lines.shape[1] // 4  # of the lines beyond, which edges at the other sides may cover
-    middle = _share(seen[:, ends : lines.shape[1] - ends], colour)
+    middle = _share(like[last + 1 :, ends : lines.shape[1] - ends])
     # Between edge and picture lies a line of both, where the picture was reduced.
-    beyond = np.flatnonzero(middle[last + 1 : last + 3] <= _PICTURE)
+    beyond = np.flatnonzero(middle[:2] <= _PICTURE)
     if not len(beyond):
         return 0
-    depth = last + 1 + int(beyond[0])
-    return depth if (middle[depth : depth + thick] < _RETURNED).all() else 0
+    mixed = int(beyond[0])
+    return last + 1 + mixed if (middle[mixed : mixed + thick] < _RETURNED).all() else 0
 
 
 def _colour(line: UInt8Array) -> Levels:
@@ -183,7 +188,24 @@ def _colour(line: UInt8Array) -> Levels:
     return np.asarray(np.partition(line, middle, axis=0)[middle], np.int16)
 
 
-def _share(lines: UInt8Array, colour: Levels) -> Any:
-    """(..., length, 3) -> (...): the share of each line's pixels that have that colour."""
-    like = [np.abs(lines[..., channel] - colour[channel]) <= _TOLERANCE for channel in range(3)]
-    return (like[0] & like[1] & like[2]).mean(-1)
+def _colour_of_all(rgb: UInt8Array) -> Levels:
+    """`_colour` of all pixels of (H, W, 3), counted: of many that is far faster."""
+    counts = [cv2.calcHist([rgb], [channel], None, [256], [0, 256])[:, 0] for channel in range(3)]
+    middle = rgb.shape[0] * rgb.shape[1] // 2
+    return np.array([np.searchsorted(np.cumsum(each, dtype=np.int64), middle, "right") for each in counts], np.int16)
+
+
+def _like(lines: UInt8Array, colour: Levels) -> UInt8Array:
+    """(N, length, 3) -> (N, length): 255 where a pixel has that colour, else 0."""
+    return np.asarray(cv2.inRange(lines, colour - _TOLERANCE, colour + _TOLERANCE))
+
+
+def _share_of_all(rgb: UInt8Array, colour: Levels) -> float:
+    """The share of the pixels of (H, W, 3) that have that colour."""
+    return float(cv2.countNonZero(_like(rgb, colour)) / (rgb.shape[0] * rgb.shape[1]))
+
+
+def _share(like: UInt8Array) -> Shares:
+    """`_like`, of at most `LOOK_SIDE` pixels -> (N,): the share of each line's pixels that have the colour."""
+    counts = cv2.reduce(like, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+    return np.asarray(counts / (255 * like.shape[1]))

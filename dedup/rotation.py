@@ -100,13 +100,13 @@ def _depths(rgb: UInt8Array) -> list[Floats]:
     turned up, how many pixels of the corners' colour lie before the picture."""
     height, width = rgb.shape[:2]
     colour = np.median(rgb[:: height - 1, :: width - 1].reshape(-1, 3), axis=0)
-    picture = cv2.bitwise_not(cv2.inRange(rgb, colour - _TOLERANCE, colour + _TOLERANCE))
+    plain = cv2.inRange(rgb, colour - _TOLERANCE, colour + _TOLERANCE)
+    rows, columns = plain == 0, cv2.transpose(plain) == 0
     depths = []
-    for quarter in range(4):
-        lines = np.rot90(picture, quarter)
-        begins = lines.argmax(axis=0)
-        empty = lines[begins, np.arange(len(begins))] == 0
-        depths.append(np.where(empty, len(lines), begins).astype(np.float64))
+    for lines in (columns, rows[:, ::-1], columns[::-1, ::-1], rows[::-1]):
+        begins = lines.argmax(axis=1)
+        empty = ~lines[np.arange(len(lines)), begins]
+        depths.append(np.where(empty, lines.shape[1], begins).astype(np.float64))
     return depths
 
 
