@@ -1,6 +1,7 @@
 """What was put around a picture: plain borders, frames, letterboxes, bars with words.
 
-    image ──without_borders──▶ the picture inside
+    image ──find_inner──▶ where the picture lies ──Inner.of──▶ the picture inside
+          ──────────────without_borders──────────────────────▶
 
 People add such edges when they pass a picture on, and they change what an embedding or a thumbnail sees of it more than
 any retouching does. An edge counts as added where it is of one colour, words on it apart, and ends in a straight line
@@ -18,12 +19,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from dedup.drawings import plainness
-from dedup.images import decode
-from dedup.rotation import straightened
+from dedup.inner import Inner, Part
+from dedup.rotation import turn_in, turned_back
 
 UInt8Array = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.int16]
 Shares = npt.NDArray[np.float64]
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 LOOK_SIDE = 256  # borders are looked for at so many pixels of the longer side
 MIN_SIDE = 64  # smaller pictures are left as they are: a line or two of their few pixels proves nothing
@@ -48,45 +50,54 @@ _RINGS = 6  # a frame is peeled band by band
 
 def without_borders(image: Image.Image) -> Image.Image:
     """The part of an RGB image that is no added edge, turned upright; the image itself where it is just that."""
-    upright = straightened(image)
-    if upright is not image:
-        trimmed = _trimmed(upright)
-        inside = without_edges(trimmed)
-        return upright if inside is trimmed else inside
-    inside = without_edges(image)
-    if inside is not image:
-        for candidate in (inside, _trimmed(inside)):
-            turned = straightened(candidate)
-            if turned is not candidate:
-                return turned
-    return inside
+    inner = find_inner(image)
+    return image if inner is None else inner.of(image)
 
 
-def inner_picture(data: bytes, min_side: int, max_pixels: int, bare: bool) -> Image.Image:
-    """`without_borders` of an image file, decoded as `images.decode` does, whose errors it raises; if it is known to be
-    `bare`, its borders are not looked for again."""
-    image = decode(data, min_side, max_pixels).rgb
-    return image if bare else without_borders(image)
+def find_inner(image: Image.Image) -> Inner | None:
+    """Which part of an RGB image is no added edge, and how it is turned; None where nothing is around the picture."""
+    turn = turn_in(image)
+    if turn is not None:
+        upright = turned_back(image, turn)
+        box = _edges(upright.crop(_trimmed((0, 0, *upright.size))))
+        if box is None:
+            return Inner(turn=turn)
+        return Inner(turn=turn, after=Part.of([place + _MIXED for place in box], upright.size))
+    box = _edges(image)
+    if box is None:
+        return None
+    for candidate in (box, _trimmed(box)):
+        turn = turn_in(image.crop(candidate))
+        if turn is not None:
+            return Inner(Part.of(candidate, image.size), turn)
+    return Inner(Part.of(box, image.size))
 
 
-def _trimmed(image: Image.Image) -> Image.Image:
+def _trimmed(box: Box) -> Box:
     """Without the outermost lines, into which some of what was around the picture may be mixed."""
-    return image.crop((_MIXED, _MIXED, image.width - _MIXED, image.height - _MIXED))
+    left, top, right, bottom = box
+    return left + _MIXED, top + _MIXED, right - _MIXED, bottom - _MIXED
 
 
 def without_edges(image: Image.Image) -> Image.Image:
     """Without added edges, of an image that is not turned; the image itself where it has none."""
+    box = _edges(image)
+    return image if box is None else image.crop(box)
+
+
+def _edges(image: Image.Image) -> Box | None:
+    """The picture inside added edges, of an image that is not turned; None where it has none."""
     if min(image.size) < MIN_SIDE or not _may_have_edges(image):
-        return image
+        return None
     scale = min(1.0, LOOK_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
     left, top, right, bottom = picture_box(small)
     if (left, top, right, bottom) == (0, 0, *size):
-        return image
+        return None
     # Rounded inwards: a line that belongs half to the edge is worse than one that is missing.
     across, down = image.width / size[0], image.height / size[1]
-    return image.crop((math.ceil(left * across), math.ceil(top * down), int(right * across), int(bottom * down)))
+    return math.ceil(left * across), math.ceil(top * down), int(right * across), int(bottom * down)
 
 
 def _may_have_edges(image: Image.Image) -> bool:
@@ -102,7 +113,7 @@ def _is_plain(line: UInt8Array, colour: Levels) -> bool:
     return _share_of_all(line, colour) >= _PLAIN
 
 
-def picture_box(rgb: UInt8Array) -> tuple[int, int, int, int]:
+def picture_box(rgb: UInt8Array) -> Box:
     """(H, W, 3) uint8, at most `LOOK_SIDE` pixels -> (left, top, right, bottom), in pixels, of the picture inside."""
     height, width = rgb.shape[:2]
     columns = cv2.transpose(rgb)  # at once, since lines are read far faster than columns
@@ -130,7 +141,7 @@ def _is_empty(inside: UInt8Array) -> bool:
     return bool(plainness(np.asarray(Image.fromarray(inside).convert("L"))[None])[0, 1] >= _FEW_TONES)
 
 
-def _between_bars(rgb: UInt8Array, columns: UInt8Array) -> tuple[int, int, int, int]:
+def _between_bars(rgb: UInt8Array, columns: UInt8Array) -> Box:
     """`picture_box` of a picture between two deep bars of one grey, above and below or left and right; else of all."""
     height, width = rgb.shape[:2]
     above, below = _bars(rgb)

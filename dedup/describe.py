@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from dedup import images, records
-from dedup.borders import without_borders
+from dedup.borders import find_inner
 from dedup.embedders import Embedder
 from dedup.errors import ConfigError, ImageError
 from dedup.hashes import HASHES, INFORMATION_SIDE, MIN_INFORMATION, information
@@ -35,7 +35,7 @@ from dedup.pages import picture_on_page
 from dedup.records import PAGE, PAGE_SHARE, Sample, Shard
 from dedup.shards import ShardReader
 
-VERSION = 7  # counted up where the same shard gives other descriptors: older ones are then made anew
+VERSION = 8  # counted up where the same shard gives other descriptors: older ones are then made anew
 DECODE_SIDE = 128  # of the shorter side, in pixels; what is left then changes at most 2 bits of nearly every phash
 _ROWS_PER_GROUP = 1024
 _BATCH_WITHOUT_EMBEDDER = 64
@@ -185,10 +185,11 @@ class _ViewPlan:
             else:
                 greys = self._greys(decoded.rgb)
                 # Hashes see the whole picture, as every implementation of them does.
-                inside = without_borders(decoded.rgb)
+                inner = find_inner(decoded.rgb)
+                inside = decoded.rgb if inner is None else inner.of(decoded.rgb)
                 square = images.square(inside, self._side) if self._side else None
                 on_page = picture_on_page(decoded.rgb)
-                if on_page is None and inside is not decoded.rgb:
+                if on_page is None and inner is not None:
                     on_page = inside
                 if on_page is not None:
                     page = self._greys(on_page)
@@ -196,7 +197,7 @@ class _ViewPlan:
                 row |= {
                     "width": decoded.width,
                     "height": decoded.height,
-                    "bare": inside is decoded.rgb,
+                    "inner": None if inner is None else inner.packed,
                     "thumbnail": images.thumbnail(inside).tobytes(),
                 }
         return _Prepared(row, greys, page, square, time.thread_time() - started)

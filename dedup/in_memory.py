@@ -30,7 +30,7 @@ from dedup.page_shares import page_hashes
 from dedup.records import MANIFEST_SCHEMA, PAGE, PAIR_SCHEMA, Shard
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 
-_VERIFIED_COLUMNS = ("sample_id", "thumbnail", "bare", "width", "height", "information", "offset", "size")
+_VERIFIED_COLUMNS = ("sample_id", "thumbnail", "inner", "width", "height", "information", "offset", "size")
 
 DEFAULT_SEARCH = SearchSettings()
 DEFAULT_VERIFY = VerifySettings()

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup import neighbors
-from dedup.borders import inner_picture
 from dedup.candidates import CANDIDATE_SCHEMA, by_cell, in_cells, longer_side, pairs_of
 from dedup.crowded import CROWDING_PLACE, score_at
 from dedup.errors import ImageError
+from dedup.inner import inner_picture
 from dedup.local_features import SIDE
 from dedup.local_votes import packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
@@ -66,16 +66,16 @@ def local_rows(
     read_image: Callable[[str], bytes],
     max_pixels: int,
 ) -> pa.Table:
-    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, bare and embedding, in the cells of
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, inner and embedding, in the cells of
     `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
     features, read = [], []
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
     try:
-        samples = zip(crowded["sample_id"].to_pylist(), crowded["bare"].to_pylist(), strict=True)
-        for row, (identity, bare) in enumerate(samples):
+        samples = zip(crowded["sample_id"].to_pylist(), crowded["inner"].to_pylist(), strict=True)
+        for row, (identity, inner) in enumerate(samples):
             try:
-                picture = inner_picture(read_image(identity), SIDE, max_pixels, bare)
+                picture = inner_picture(read_image(identity), SIDE, max_pixels, inner)
             except ImageError as error:
                 logger.warning("%s is not searched by local features: %s", identity, error)
             else:

@@ -84,7 +84,7 @@ def descriptor_schema(hash_bytes: Mapping[str, int], embedding_dim: int) -> pa.S
         pa.field("url", pa.string()),
         pa.field("json", pa.string()),  # the sample's json as it stands, for keep policies on its fields
         pa.field("information", pa.float32()),  # of the picture; near 0 for flat ones, see hashes.information
-        pa.field("bare", pa.bool_()),  # nothing lies around the picture that borders.without_borders takes away
+        pa.field("inner", pa.binary()),  # where the picture lies: inner.Inner.packed; null where nothing is around it
         pa.field("thumbnail", pa.binary(THUMBNAIL_SIDE * THUMBNAIL_SIDE * 3)),  # RGB, row-major
         *(pa.field(name, pa.binary(width)) for name, width in hash_bytes.items()),
         # The same of the picture inside, where it seems to lie on a page or in a frame, and its share of the area.

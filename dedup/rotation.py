@@ -1,6 +1,6 @@
 """Pictures that were turned by some degrees are turned back.
 
-    image ──straightened──▶ the picture as it was before, as far as it is left
+    image ──turn_in──▶ Turn ──turned_back──▶ the picture as it was before, as far as it is left
 
 Turning leaves four corners of one plain colour. Either the canvas grew, so that the whole picture is inside, or it kept
 its size and cut off the picture's own corners. In both cases the angle alone says where the four seams between colour
@@ -59,15 +59,13 @@ class Turn:
         return (width * cos - height * sin) / math.cos(2 * angle), (height * cos - width * sin) / math.cos(2 * angle)
 
 
-def straightened(image: Image.Image) -> Image.Image:
-    """The picture that an RGB image shows turned by `LEAST` to `MOST` degrees; the image itself where it shows none."""
+def turn_in(image: Image.Image) -> Turn | None:
+    """How an RGB image shows a picture, turned by `LEAST` to `MOST` degrees; None where it shows none."""
     if min(image.size) < MIN_SIDE or not _has_equal_corners(image):
-        return image
-    rgb = np.asarray(image)
+        return None
     scale = min(1.0, LOOK_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    turn = find_turn(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
-    return image if turn is None else Image.fromarray(_turned_back(rgb, turn))
+    return find_turn(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA))
 
 
 def _has_equal_corners(image: Image.Image) -> bool:
@@ -196,14 +194,15 @@ def _compared(sides: _Sides, turn: Turn) -> tuple[Floats, Floats, float]:
     return seams - early[sides.side], sooner - early[sides.side], float(early.mean())
 
 
-def _turned_back(rgb: UInt8Array, turn: Turn) -> UInt8Array:
-    """The picture alone; where the canvas cut off its corners, the pixels next to them are repeated, so that all else
-    stays in its place."""
-    height, width = rgb.shape[:2]
-    wide, tall = (int(side - 2 * _CUT) for side in turn.size(width, height))
+def turned_back(image: Image.Image, turn: Turn) -> Image.Image:
+    """The picture alone, of an RGB image that shows it turned so; where the canvas cut off its corners, the pixels next
+    to them are repeated, so that all else stays in its place."""
+    width, height = image.size
+    wide, tall = (max(1, int(side - 2 * _CUT)) for side in turn.size(width, height))
     cos, sin = math.cos(math.radians(turn.degrees)), math.sin(math.radians(turn.degrees))
     rotation = np.array([[cos, -sin], [sin, cos]])
     middle = np.array([width - 1, height - 1]) / 2
     matrix = np.column_stack([rotation, middle - rotation @ np.array([wide - 1, tall - 1]) / 2])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(rgb, matrix, (wide, tall), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    rgb = np.asarray(image)
+    return Image.fromarray(cv2.warpAffine(rgb, matrix, (wide, tall), flags=flags, borderMode=cv2.BORDER_REPLICATE))

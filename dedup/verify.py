@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.alignment import aligned_likeness
-from dedup.borders import inner_picture
 from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
+from dedup.inner import inner_picture
 from dedup.local_features import SIDE
 from dedup.looks import contradict, judge
 from dedup.pair_features import CROWD, thumbnail_features
@@ -159,7 +159,7 @@ def verify_pairs(
     held: HeldPictures | None = None,
     first: Verdicts | None = None,
 ) -> Verdicts:
-    """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, bare,
+    """`pairs` with the columns a and b (sample_id, a < b); `descriptors` with at least sample_id, thumbnail, inner,
     width, height and information of every sample they name, in any order; `read_image` gives a sample's image bytes;
     `crowding` (N, 3) says how alike everything is around each pair's samples, the fields of `tile_looks.Around`; None
     means not at all. `held` are pictures that earlier calls prepared, of the same samples; this call adds its own.
@@ -179,8 +179,8 @@ def verify_pairs(
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     crowds = around.tolist()
     held = HeldPictures(settings.pictures_held) if held is None else held
-    names, bare = descriptors["sample_id"], descriptors["bare"]
-    load = _Pictures(names, bare, _thumbnails(descriptors), sides, read_image, held, max_pixels)
+    names, inner = descriptors["sample_id"], descriptors["inner"]
+    load = _Pictures(names, inner, _thumbnails(descriptors), sides, read_image, held, max_pixels)
     undecided = np.flatnonzero(~first.settled)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
@@ -353,14 +353,14 @@ class _Pictures:
     def __init__(
         self,
         sample_ids: pa.ChunkedArray,
-        bare: pa.ChunkedArray,
+        inner: pa.ChunkedArray,
         thumbnails: UInt8Array,
         sides: npt.NDArray[np.int64],
         read_image: Callable[[str], bytes],
         held: HeldPictures,
         max_pixels: int,
     ) -> None:
-        self._sample_ids, self._bare, self._thumbnails, self._sides = sample_ids, bare, thumbnails, sides
+        self._sample_ids, self._inner, self._thumbnails, self._sides = sample_ids, inner, thumbnails, sides
         self._read, self._held, self._max_pixels = read_image, held, max_pixels
 
     def __call__(self, row: int) -> Views:
@@ -371,7 +371,7 @@ class _Pictures:
             return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
         sample_id = self._sample_ids[row].as_py()
         try:
-            return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._bare[row].as_py()))
+            return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._inner[row].as_py()))
         except ImageError as error:
             raise ImageError(f"{sample_id} cannot be verified: {error}") from error
 

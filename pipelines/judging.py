@@ -58,7 +58,7 @@ _SAMPLE_SCHEMA = pa.schema(
     {
         "sample_id": pa.string(),
         "thumbnail": pa.binary(),
-        "bare": pa.bool_(),
+        "inner": pa.binary(),
         "width": pa.int32(),
         "height": pa.int32(),
         "information": pa.float32(),

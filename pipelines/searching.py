@@ -276,7 +276,7 @@ def _local_rows(parts: _Parts, shard: int) -> pa.Table:
     name = crowding_name(parts.shards[shard].shard_id)
     if not parts.folder.exists(name):
         return LOCAL_ROW.empty_table()
-    samples = parts.representatives(shard, ["embedding", "bare", "width", "height", "offset", "size"])
+    samples = parts.representatives(shard, ["embedding", "inner", "width", "height", "offset", "size"])
     crowded = local_candidates.crowded_samples(samples, parts.folder.read_table(name))
     crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), shard, np.int32)))
     centroids = parts.folder.read_table(_CENTROIDS)["centroid"].to_pylist()

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from dedup.borders import inner_picture
 from dedup.describe import DescribeSettings, DescribeStats, describe_batches, describe_shard, schema
 from dedup.errors import ConfigError, ShardError
 from dedup.images import MAX_PIXELS
+from dedup.inner import inner_picture
 from dedup.records import Shard
 from dedup.shards import list_shards, read_range, write_shard
 from dedup.transforms import TRANSFORMS
@@ -82,16 +82,20 @@ def test_a_row_holds_what_later_steps_need(tmp_path: Path) -> None:
     assert np.abs(thumbnail - small).mean() < 4
 
 
-def test_a_row_says_whether_something_lies_around_the_picture(tmp_path: Path) -> None:
+def test_a_row_says_where_in_the_image_the_picture_lies(tmp_path: Path) -> None:
     image = photograph("coffee")
-    framed = TRANSFORMS["border"](image, np.random.default_rng(0)).data
-    members = [*sample_members("bare", png(image)), *sample_members("framed", framed)]
+    files = {"bare": png(image)}
+    for name in ("border", "rotate", "mirror+border"):
+        files[name] = TRANSFORMS[name](image, np.random.default_rng(0)).data
+    files["damaged"] = files["border"][:200]
+    members = [member for name, data in files.items() for member in sample_members(name, data)]
     rows = describe_shard(shard_of(tmp_path / "0.tar", members), SETTINGS, None).to_pylist()
-    assert [row["bare"] for row in rows] == [True, False]
-    for row, data in zip(rows, (png(image), framed), strict=True):
-        inside = inner_picture(data, 0, MAX_PIXELS, row["bare"])
+    assert [row["inner"] and len(row["inner"]) for row in rows] == [None, 32, 80, 32, None]
+    assert rows[-1]["error"]
+    for row, data in zip(rows[:-1], files.values(), strict=False):
+        inside = inner_picture(data, 0, MAX_PIXELS, row["inner"])
         assert np.array(inside.size) / np.array(image.size) == pytest.approx(1.0, abs=0.05)
-    assert inner_picture(framed, 0, MAX_PIXELS, bare=True).size > image.size
+    assert inner_picture(files["border"], 0, MAX_PIXELS, None).size > image.size
 
 
 def _bytes(data: bytes) -> Any:

@@ -200,5 +200,5 @@ def test_of_no_shards_nothing_is_found() -> None:
 
 def test_descriptors_of_another_version_are_named(plain: Described) -> None:
     shards, tables = plain
-    with pytest.raises(ManifestError, match=f"{shards[1].shard_id}: its descriptors lack bare; describe it"):
-        dedup.find_pairs(shards, [tables[0], tables[1].drop_columns("bare"), *tables[2:]])
+    with pytest.raises(ManifestError, match=f"{shards[1].shard_id}: its descriptors lack inner; describe it"):
+        dedup.find_pairs(shards, [tables[0], tables[1].drop_columns("inner"), *tables[2:]])

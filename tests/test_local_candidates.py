@@ -36,7 +36,7 @@ def crowded(images: dict[str, bytes]) -> pa.Table:
     rows = np.random.default_rng(0).normal(size=(len(images), 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), 8)
-    return pa.table({"sample_id": list(images), "embedding": embedding, "bare": [True] * len(images)})
+    return pa.table({"sample_id": list(images), "embedding": embedding, "inner": [None] * len(images)})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from test_verify import PHOTOGRAPHS, photograph
 
 from dedup.borders import without_borders
 from dedup.images import thumbnail
-from dedup.rotation import LOOK_SIDE, MIN_SIDE, Turn, find_turn, straightened
+from dedup.rotation import LOOK_SIDE, MIN_SIDE, Turn, find_turn, turn_in, turned_back
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
 
@@ -31,6 +31,11 @@ def jpeg(image: Image.Image, quality: int = 75) -> Image.Image:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
+
+
+def straightened(image: Image.Image) -> Image.Image:
+    turn = turn_in(image)
+    return image if turn is None else turned_back(image, turn)
 
 
 def found(image: Image.Image) -> Turn | None:

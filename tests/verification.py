@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from dedup.borders import without_borders
+from dedup.borders import find_inner
 from dedup.hashes import information
 from dedup.images import decode, grey, thumbnail
 from dedup.verify import Verdicts, VerifySettings, verify_pairs
@@ -30,11 +30,12 @@ def described(files: dict[str, bytes]) -> pa.Table:
     for sample_id, data in files.items():
         decoded = decode(data, 128)
         level = information(torch.from_numpy(grey(decoded.rgb, 32, 32).copy())[None, None])
-        inside = without_borders(decoded.rgb)
+        inner = find_inner(decoded.rgb)
+        inside = decoded.rgb if inner is None else inner.of(decoded.rgb)
         rows.append(
             {
                 "sample_id": sample_id,
-                "bare": inside is decoded.rgb,
+                "inner": None if inner is None else inner.packed,
                 "width": decoded.width,
                 "height": decoded.height,
                 "information": float(level[0]),
