@@ -62,7 +62,7 @@ def plainness(greys: UInt8Array) -> npt.NDArray[np.float64]:
     window = np.ones(2 * _LEVEL + 1)
     found = np.empty((len(greys), 2))
     for row, grey in enumerate(greys):
-        counts = np.bincount(grey.ravel(), minlength=256).astype(np.float64)
+        counts = cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0].astype(np.float64)
         shares = []
         for _ in range(3):
             around = np.convolve(counts, window, "same")

@@ -216,13 +216,18 @@ def _light(first: Any, second: Any) -> tuple[float, float]:
     """(N,), (N,) -> the gain and offset that make most of the first the second; what differs has no say in them."""
     gain = float(second.std()) / max(float(first.std()), 1.0)
     offset = float(second.mean()) - gain * float(first.mean())
+    before = None
     for _ in range(_FIT_STEPS):
         left = np.abs(second - gain * first - offset)
         alike = left < max(4.0, 2.5 * float(np.median(left)))
+        if before is not None and np.array_equal(alike, before):
+            break  # no step would change anything any more
+        before = alike
         x, y = first[alike], second[alike]
-        if x.var() < 1:
+        variance = x.var()
+        if variance < 1:
             break
-        gain = min(max(float(((x - x.mean()) * (y - y.mean())).mean() / x.var()), 1 / 3), 3.0)
+        gain = min(max(float(((x - x.mean()) * (y - y.mean())).mean() / variance), 1 / 3), 3.0)
         offset = float(y.mean()) - gain * float(x.mean())
     return gain, offset
 
