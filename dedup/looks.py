@@ -25,6 +25,7 @@ from dedup.tile_looks import (
     UNLIKELY,
     WHOLE,
     Around,
+    Told,
     blurred,
     by_tiles,
     equally_sharp,
@@ -128,7 +129,17 @@ def _odds(probability: float) -> float:
 
 
 def _judge_large(a: Views, b: Views, guess: Floats, around: Around) -> float:
-    probability, evidence, full = by_tiles(a, b, guess, around)
+    told = by_tiles(a, b, guess, around)
+    probability = _unless_otherwise(a, b, guess, around, told)
+    if told.by_first_look and probability <= UNLIKELY < told.probability:
+        # What speaks against a pair has to be asked of an alignment that is exact.
+        return _unless_otherwise(a, b, guess, around, by_tiles(a, b, guess, around, anew=True))
+    return probability
+
+
+def _unless_otherwise(a: Views, b: Views, guess: Floats, around: Around, told: Told) -> float:
+    """The probability that comes of what tiles say once everything else has had its say."""
+    probability, evidence, full, _ = told
     if probability <= UNLIKELY and around.crowding > CROWD:
         return probability  # nothing below would be asked
     both_drawn = a.drawn and b.drawn
