@@ -3,8 +3,8 @@
     Views, Views ──by_tiles──▶ a first look at 128 pixels ─┬─ sure enough ─────────────────────────────▶ probability
                                                            └─ a second one at 256, at equal sharpness ─▶ probability
 
-Outside of crowds the first look begins without local features, and plain copies need no more. What else may speak for
-a pair or against it is asked by `looks`.
+Outside of crowds the first look begins without local features, and plain copies need no more. In crowds its yes is not
+enough, and the second look begins with its alignment. What else may speak for a pair or against it is asked by `looks`.
 """
 
 from __future__ import annotations

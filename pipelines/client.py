@@ -116,7 +116,7 @@ async def _miss_workers(client: Client) -> None:
     while True:
         with contextlib.suppress(OSError):  # a scheduler out of reach is the client's to deal with
             workers = (await client.scheduler.identity(n_workers=0))["n_workers"]
-            waiting = [state for state in client.futures.values() if not state.done()]
+            waiting = [state for state in list(client.futures.values()) if not state.done()]  # others add to them
             now = time.monotonic()
             there_were_some = there_were_some or workers > 0
             if workers or not waiting:
