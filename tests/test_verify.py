@@ -14,12 +14,12 @@ import skimage.data
 from PIL import Image, ImageFilter, ImageOps
 
 from dedup.errors import ConfigError, ManifestError
-from dedup.evidence import ENOUGH_INLIERS, Doubts, Evidence, compare, compare_as_laid
+from dedup.evidence import ENOUGH_INLIERS, Doubts, Evidence, compare
 from dedup.images import thumbnail
-from dedup.local_features import GLANCE_SIDE, SIDE, Picture, align, picture
+from dedup.local_features import SIDE, Picture, align, picture
 from dedup.looks import MATCHED_FROM, judge
 from dedup.thumbnails import likeness, residual
-from dedup.tile_looks import BLURRED, HOPELESS_IN_A_CROWD, UNLIKELY, UNSURE, UNSURE_IN_A_CROWD, Around, Told
+from dedup.tile_looks import BLURRED, HOPELESS_IN_A_CROWD, UNSURE, UNSURE_IN_A_CROWD, Around
 from dedup.transforms import TRANSFORMS
 from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
 from dedup.views import Views
@@ -96,44 +96,6 @@ def test_a_plain_copy_needs_no_local_features_outside_of_crowds(name: str, monke
             with pytest.raises(TypeError):  # and of others, too
                 judge(one, Views(np.asarray(photograph(another))), np.eye(2, 3))
     assert crowded > SETTINGS.accepts_from
-
-
-@pytest.mark.parametrize("name", ["recompress", "crop_70", "mirror"])
-def test_a_second_look_in_a_crowd_begins_where_the_first_one_ended(name: str) -> None:
-    one, other = photograph("coffee"), photograph("chelsea")
-    copy = TRANSFORMS[name](one, np.random.default_rng(0)).open()
-    crowd = Around(0.95, 0.95, 0.0)
-    for first, second in ((one, copy), (copy, one)):
-        a, b = Views(np.asarray(first)), Views(np.asarray(second))
-        assert judge(a, b, np.eye(2, 3), crowd) > SETTINGS.accepts_from
-        assert a.at(SIDE)._features is None
-        assert b.at(SIDE)._features is None
-        glance, whole = (compare(a.at(side), b.at(side)) for side in (GLANCE_SIDE, SIDE))
-        assert glance.laid is not None
-        assert whole.laid is not None
-        np.testing.assert_allclose(glance.laid.onto, whole.laid.onto, atol=0.02)
-        closer = compare_as_laid(a.at(SIDE), b.at(SIDE), glance.laid.onto, inliers=glance.inliers, alone=False)
-        assert closer.inliers == glance.inliers
-        assert closer.correlation == pytest.approx(whole.correlation, abs=0.02)
-    a, b = Views(np.asarray(one)), Views(np.asarray(other))
-    assert judge(a, b, np.eye(2, 3), crowd) < UNSURE_IN_A_CROWD[0]
-
-
-def test_what_speaks_against_a_pair_is_asked_of_an_exact_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = TRANSFORMS["recompress"](photograph("coffee"), np.random.default_rng(0)).open()
-    a, b = Views(np.asarray(photograph("coffee"))), Views(np.asarray(copy))
-    asked = []
-
-    def against(*arguments: object) -> float:
-        told = arguments[-1]
-        assert isinstance(told, Told)
-        asked.append(told.by_first_look)
-        return UNLIKELY if told.by_first_look else told.probability
-
-    monkeypatch.setattr("dedup.looks._unless_otherwise", against)
-    assert judge(a, b, np.eye(2, 3), Around(0.95, 0.95, 0.0)) > SETTINGS.accepts_from
-    assert asked == [True, False]
-    assert a.at(SIDE)._features is not None
 
 
 def test_doubts_end_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
