@@ -241,12 +241,24 @@ def test_settings_may_change_until_something_is_described(shards: Path, out: Pat
     assert deduplicate([str(shards)], str(out), other, cluster).document["counts"]["removed"] == 4
 
 
+# So few samples might be done before the signal comes.
+STOPPED_BEFORE_SEARCH = """
+import time
+from pipelines import cli, deduplicate
+
+if __name__ == "__main__":
+    deduplicate.AFTER_DESCRIBE["search"] = lambda *_: time.sleep(120)
+    cli.main()
+"""
+
+
 def test_ctrl_c_says_what_is_kept_and_the_next_run_finishes(
     shards: Path, tmp_path: Path, cluster: ClusterSettings
 ) -> None:
     out = tmp_path / "stopped"
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(shards), "--out", str(out), "--embedder", "none"]
-    process = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    arguments = ["run", str(shards), "--out", str(out), "--embedder", "none", "--workers", "1"]
+    command = [sys.executable, "-c", STOPPED_BEFORE_SEARCH, *arguments]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(out.glob("descriptors/*")) and time.monotonic() < deadline:
         time.sleep(0.005)
