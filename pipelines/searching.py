@@ -47,6 +47,7 @@ CROWDING = "crowding"  # folder of what the search by embedding saw around each 
 _WORK = "work"  # what only this step needs, removed at its end
 _CENTROIDS = f"{_WORK}/centroids.parquet"
 _SEEN = f"{_WORK}/crowding"  # by cell
+_FEWEST_SHARES = 16  # so that pictures of few shards, too, are read and described by local features on some cores
 
 
 def search(run: Run, client: Client) -> None:
@@ -255,8 +256,9 @@ def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
     source, use = functools.partial(_local_rows, parts), functools.partial(_local_pairs, parts)
     cells = parts.folder.read_table(_CENTROIDS).num_rows
     partitions = min(cells, partitions_for(crowded * min(parts.settings.assignments, cells), LOCAL_ROW_BYTES))
-    shards = range(len(parts.shards))
-    return shuffle(client, "search: local features", source, shards, LOCAL_ROW, "cell", partitions, use)
+    shares = max(1, _FEWEST_SHARES // len(parts.shards))
+    items = [(shard, share, shares) for shard in range(len(parts.shards)) for share in range(shares)]
+    return shuffle(client, "search: local features", source, items, LOCAL_ROW, "cell", partitions, use)
 
 
 def crowding_name(shard_id: str) -> str:
@@ -272,12 +274,15 @@ def _write_crowding(parts: _Parts, rows: pa.Table, partition: int) -> int:  # no
     return int(local_candidates.ask_local_features(rows).sum())
 
 
-def _local_rows(parts: _Parts, shard: int) -> pa.Table:
+def _local_rows(parts: _Parts, item: tuple[int, int, int]) -> pa.Table:
+    """Of a shard's crowded samples each so-many-th, from the given one on: the rows of `local_candidates`."""
+    shard, share, shares = item
     name = crowding_name(parts.shards[shard].shard_id)
     if not parts.folder.exists(name):
         return LOCAL_ROW.empty_table()
     samples = parts.representatives(shard, ["embedding", "inner", "width", "height", "offset", "size"])
     crowded = local_candidates.crowded_samples(samples, parts.folder.read_table(name))
+    crowded = crowded.take(pa.array(np.arange(share, len(crowded), shares)))
     crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), shard, np.int32)))
     centroids = parts.folder.read_table(_CENTROIDS)["centroid"].to_pylist()
     cells = np.stack([np.frombuffer(row, np.float16) for row in centroids])
