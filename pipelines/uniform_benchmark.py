@@ -48,11 +48,13 @@ _LAYOUT_STEP = 2  # each second picture is enough to tell
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made of one set. `proposed`: planted copies that became a candidate with their original; `seconds`:
-    of the run's steps."""
+    """What a run made of one set. `proposed`: planted copies that became a candidate with their original; `direct`:
+    those whose pair with it was accepted, though they may stand in the group of another picture; `seconds`: of the
+    run's steps."""
 
     score: Score
     proposed: int
+    direct: int
     seconds: dict[str, float]
 
     def row(self, name: str) -> dict[str, object]:
@@ -64,6 +66,7 @@ class Outcome:
             "removed for another picture": _share(self.score.wrong_originals, self.score.originals),
             "copies": int(total.copies),
             "proposed": _share(self.proposed, int(total.copies)),
+            "accepted with their original": _share(self.direct, int(total.copies)),
             "found": _share(int(total.found), int(total.copies)),
             **{step: f"{seconds:.1f} s" for step, seconds in self.seconds.items()},
         }
@@ -107,19 +110,22 @@ def measure(
     truth = write_planted(plant(originals, copies=copies, seed=seed), folder / "shards", _SHARDS, seed)
     run = folder / "run"
     seconds = dedup_run(str(folder / "shards"), run, *arguments).step_seconds
-    return Outcome(score(read_manifest(str(run)), truth), _proposed(RunFolder(str(run)), truth), seconds)
+    return Outcome(score(read_manifest(str(run)), truth), *_judged(RunFolder(str(run)), truth), seconds)
 
 
-def _proposed(run: RunFolder, truth: pa.Table) -> int:
+def _judged(run: RunFolder, truth: pa.Table) -> tuple[int, int]:
+    """Of how many copies the pair with their original was judged, and of how many it was accepted."""
     wanted = {
         (min(copy, original), max(copy, original))
         for copy, original in zip(truth["sample_id"].to_pylist(), truth["original"].to_pylist(), strict=True)
     }
-    found: set[tuple[str, str]] = set()
+    judged: set[tuple[str, str]] = set()
+    accepted: set[tuple[str, str]] = set()
     for name in run.names("pairs"):
-        pairs = run.read_table(name, ["a", "b"])
-        found |= wanted.intersection(zip(pairs["a"].to_pylist(), pairs["b"].to_pylist(), strict=True))
-    return len(found)
+        pairs = run.read_table(name, ["a", "b", "accepted"])
+        for found, rows in ((judged, pairs), (accepted, pairs.filter(pairs["accepted"]))):
+            found |= wanted.intersection(zip(rows["a"].to_pylist(), rows["b"].to_pylist(), strict=True))
+    return len(judged), len(accepted)
 
 
 def write_sheet(folder: Path, outcome: Outcome, path: Path, title: str) -> bool:

@@ -18,7 +18,7 @@ from dedup.planting import TRUTH_SCHEMA, Score
 from dedup.records import PAIR_SCHEMA
 from dedup.run_folder import RunFolder
 from pipelines import uniform_benchmark
-from pipelines.uniform_benchmark import Outcome, _proposed, _share, drawn, measure, reduced, report, write_sheet
+from pipelines.uniform_benchmark import Outcome, _judged, _share, drawn, measure, reduced, report, write_sheet
 from pipelines.unseen_transforms import SHARED
 
 FEW = ("--embedder", "none", "--workers", "1")
@@ -44,14 +44,15 @@ def test_reduced_pictures_are_the_same_ones_of_at_most_64_pixels() -> None:
 def test_a_row_gives_shares_with_intervals() -> None:
     counts = pd.DataFrame([{"transform": "all", "copies": 20, "found": 19, "recall": 0.95, "low": 0.76, "high": 0.99}])
     nothing = pd.DataFrame({"sample_id": [], "keeper": [], "method": [], "score": []})
-    row = Outcome(Score(counts, nothing, 40, 1), 20, {"search": 1.25}).row("dials")
+    row = Outcome(Score(counts, nothing, 40, 1), 20, 18, {"search": 1.25}).row("dials")
     assert row["found"] == "19 = 95.0% (76.4% to 99.1%)"
     assert row["removed for another picture"] == "1 = 2.5% (0.4% to 12.9%)"
     assert row["proposed"] == "20 = 100.0% (83.9% to 100.0%)"
+    assert row["accepted with their original"] == "18 = 90.0% (69.9% to 97.2%)"
     assert row["search"] == "1.2 s"
 
 
-def test_only_pairs_of_a_copy_and_its_original_count_as_proposed(tmp_path: Path) -> None:
+def test_only_pairs_of_a_copy_and_its_original_count(tmp_path: Path) -> None:
     truth = pa.Table.from_pylist(
         [{"sample_id": f"0/{name}~x", "original": f"0/{name}", "transform": "x"} for name in "abc"], TRUTH_SCHEMA
     )
@@ -62,7 +63,7 @@ def test_only_pairs_of_a_copy_and_its_original_count_as_proposed(tmp_path: Path)
     ]
     folder = RunFolder(str(tmp_path))
     folder.write_table("pairs/0.parquet", pa.Table.from_pylist(rows, PAIR_SCHEMA))
-    assert _proposed(folder, truth) == 2
+    assert _judged(folder, truth) == (2, 1)
 
 
 def test_a_run_is_scored_and_its_mistakes_are_shown(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
 def test_the_report_asks_half_a_set_in_each_layout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counts = pd.DataFrame([{"transform": "all", "copies": 4, "found": 4, "recall": 1.0, "low": 0.5, "high": 1.0}])
     nothing = pd.DataFrame({"sample_id": [], "keeper": [], "method": [], "score": []})
-    outcome = Outcome(Score(counts, nothing, 4, 0), 4, {"search": 1.0})
+    outcome = Outcome(Score(counts, nothing, 4, 0), 4, 4, {"search": 1.0})
     monkeypatch.setattr(uniform_benchmark, "measure", lambda *_: outcome)
     monkeypatch.setattr(uniform_benchmark, "removed", lambda originals, *_: (1, len(originals)))
     *lines, table = report({"dials": drawn("dials", 8, 0)}, 1, 0, tmp_path)
