@@ -127,7 +127,8 @@ def contradiction(first: Any, second: Any, mask: UInt8Array) -> tuple[float, flo
     same, once both are equally sharp, 0 where one is noisy all over; and how mutual it is: that area, and the strokes
     of the one that has fewer where the other has none, as a share of those of the one that has more. Of a copy with
     words over it the words are strokes that only the copy has, so that share is small."""
-    inside = _within(mask, 7)
+    # At the edge lies what is left of a border, of which more was cut off in one of the two.
+    inside = _within(mask, 7) * _within(mask, 5, outside=0)
     first, second = equally_sharp(first, second, inside > 0)
     contradicted = least = most = 0.0
     for along_a, along_b in zip(*(gradients(grey, _SMOOTH_STROKES) for grey in (first, second)), strict=True):

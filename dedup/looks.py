@@ -216,6 +216,9 @@ def _under_lines(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bo
         return 0.0
     brighter = _brighter(a, b)
     first, second = (views.without_thin(brighter) for views in (equally_sharp(a, b) if blurred(a, b) else (a, b)))
+    glance = compare(first.at(GLANCE_SIDE), second.at(GLANCE_SIDE), guess, alone=True)
+    if probability_of(glance, 0.0) <= UNLIKELY:
+        return 0.0
     beneath = compare(first.at(SIDE), second.at(SIDE), guess, alone=True)
     probability = _unless_contested(first, second, guess, ALONE, probability_of(beneath, 0.0), beneath, full=True)
     if probability <= UNLIKELY:

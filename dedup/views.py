@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.drawings import is_drawn, strength
-from dedup.geometry import softened
+from dedup.geometry import noise, softened
 from dedup.local_features import SIDE, Picture, grey_at, lost_at_a_glance, picture
 from dedup.overlays import thin, without_thin
 from dedup.pages import find_box
@@ -71,6 +71,11 @@ class Views:
         """The share of its contrast that a first look does not show."""
         return lost_at_a_glance(self._grey)
 
+    @cached_property
+    def noise(self) -> float:
+        """`geometry.noise`, at SIDE."""
+        return noise(self._grey)
+
     @property
     def fine(self) -> bool:
         """Whether a first look shows too little of it."""
@@ -94,6 +99,10 @@ class Views:
     def softened(self, lost: float) -> Views:
         """At SIDE, blurred until it would lose about as much at a glance as a picture that loses `lost`."""
         return self._with(softened(self._grey, lost_at_a_glance, lost))
+
+    def smoothed(self, sigma: float) -> Views:
+        """At SIDE, blurred by so many pixels."""
+        return self._with(np.asarray(cv2.GaussianBlur(self._grey, (0, 0), sigma)))
 
     def _with(self, grey: UInt8Array) -> Views:
         """This one, (H, W) at SIDE, in its place."""
