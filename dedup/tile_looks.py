@@ -119,19 +119,24 @@ def by_tiles(a: Views, b: Views, guess: Floats, around: Around, anew: bool = Fal
         if crowded and glance and evidence.laid is not None:
             guess = evidence.laid.onto
         probability = probability_of(evidence, crowding)
-        if probability < no_below and (glance or not (blurred(a, b) or noisy(a, b))):
+        if probability < no_below and (glance or not uneven(a, b)):
             return Told(min(probability, UNLIKELY) if glance else probability, evidence, not glance)
         # Of what is contested a crowd gets no second look; elsewhere it may be seen from the side.
         contested = is_contested(evidence.contested, evidence.contested_faint, SURER if crowded else 0.0)
         if (crowded and contested) or (probability >= yes_from and not (alone and contested)):
             return Told(probability, evidence, not glance)
-    if probability < UNSURE[1] and (blurred(a, b) or noisy(a, b)):
+    if probability < UNSURE[1] and uneven(a, b):
         first, second = equally_sharp(a, b) if blurred(a, b) else (each.smoothed(SMOOTHED) for each in (a, b))
         softened = compare(first.at(SIDE), second.at(SIDE), guess, alone=alone)
         once_more = probability_of(softened, crowding)
         if once_more > probability:
             return Told(once_more, softened, False)
     return Told(probability, evidence, True)
+
+
+def uneven(a: Views, b: Views) -> bool:
+    """Whether what is fine in one of the two is lost in the other, blurred or under noise."""
+    return blurred(a, b) or noisy(a, b)
 
 
 def noisy(a: Views, b: Views) -> bool:
@@ -176,7 +181,7 @@ def _closer(a: Views, b: Views, glance: Evidence, crowding: float) -> Told | Non
     closer = replace(found, inliers=counted)
     if little(found):
         # Where the first look was surer than that, its alignment may be what is wrong.
-        surer = probability_of(glance, crowding) >= SURELY_ALIKE or blurred(a, b) or noisy(a, b)
+        surer = probability_of(glance, crowding) >= SURELY_ALIKE or uneven(a, b)
         return None if surer else Told(UNLIKELY, closer, True, by_first_look=True)
     if counted < MANY_INLIERS or probability_of(found, crowding) < UNSURE[1]:
         return None

@@ -17,7 +17,8 @@ def _grey(name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_noise_is_measured_whatever_the_picture_shows(name: str) -> None:
-    grey, normal = _grey(name), np.random.default_rng(0).normal(size=_grey(name).shape)
+    grey = _grey(name)
+    normal = np.random.default_rng(0).normal(size=grey.shape)
     for sigma in (4.0, 10.0):
         noisy = np.clip(grey + sigma * normal, 0, 255).astype(np.uint8)
         # What the picture shows passes in part, and where it is black or white noise is cut off.
