@@ -27,7 +27,7 @@ from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
 from dedup.pages import boxes_on_one_page
-from dedup.tiles import BAND, Fixed, Tiles, compared, fixed_part
+from dedup.tiles import BAND, Fixed, Tiles, compared, fixed_part, lopsided
 from dedup.tones import Curve, curve
 
 Floats = npt.NDArray[np.float64]
@@ -111,6 +111,10 @@ class Evidence:
             if tiles.textured >= _FEW_ON_PAGE:
                 least = min(least, tiles.agreeing)
         return least
+
+    def lopsided(self) -> float:
+        """`tiles.lopsided` of the two as they are laid; 0 where they are not."""
+        return lopsided(self.laid.ours, self.laid.theirs, self.laid.fixed) if self.laid else 0.0
 
     def thin_kept(self, brighter: bool) -> float:
         """`overlays.thin_kept` of the two as they are laid; 0 where they are not."""

@@ -22,9 +22,12 @@ UInt8Array = npt.NDArray[np.uint8]
 
 TILES = 8
 BAND = (1.2, 4.8)  # sigmas of the difference of Gaussians, in pixels at SIDE
+_FILLED = 0.4  # of a tile, at least, or it is not asked
 _TILE_AGREES = 0.6  # correlation
 _TILE_FITS = 0.9  # ... above which that share of the tiles leaves nothing to gain by a better alignment
 _MIN_TEXTURE = 1.5  # grey levels, standard deviation within a tile after the band-pass
+_DETAIL = (0.8, 2.4)  # sigmas of a finer band,
+_FAR_MORE, _MORE = 3.0, 3.0  # ... of which one of two has so many times as much in a tile, and so many levels more
 
 
 class Fixed(NamedTuple):
@@ -47,6 +50,17 @@ class Tiles(NamedTuple):
     textured: int
     pixels: float
     fits: bool
+
+
+def lopsided(ours: Any, theirs: Any, fixed: Fixed) -> float:
+    """Of what `compared` compares, `theirs` as `fixed_part` took it: the share of the tiles, 0..1, in which one of the
+    two holds detail, finer than what is compared, and the other hardly any: two skirts of one outline, of which one is
+    checked."""
+    used = fixed.filled > _FILLED
+    bands = [band_pass(grey, _DETAIL) for grey in (ours, theirs)]
+    detail = [np.sqrt(_moments(band, fixed.inside, fixed.filled)[1][used]) for band in bands]
+    less, more = np.minimum(*detail), np.maximum(*detail)
+    return float(((more > _FAR_MORE * less) & (more - less > _MORE)).mean()) if used.any() else 0.0
 
 
 def fixed_part(theirs: Any, mask: UInt8Array) -> Fixed:
@@ -75,7 +89,7 @@ def compared(ours: Any, fixed: Fixed) -> Tiles:
     m2, v2 = fixed.mean, fixed.variance
     product = _sums(band * fixed.band * fixed.inside) / np.maximum(fixed.filled, 1e-6) - m1 * m2
     correlation = product / np.maximum(np.sqrt(v1 * v2), 1e-3)
-    used = fixed.filled > 0.4
+    used = fixed.filled > _FILLED
     least1, least2 = (max(_MIN_TEXTURE, 0.2 * float((v[used].mean() if used.any() else 0.0) ** 0.5)) for v in (v1, v2))
     d1, d2 = np.sqrt(v1) / least1, np.sqrt(v2) / least2
     textured = used & (((d1 > 1) & (d2 > 1)) | (d1 > 3) | (d2 > 3))

@@ -66,13 +66,20 @@ def test_pairs_are_those_of_a_plain_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(local_votes, "_PROBED", 1000)  # every word, so that nothing is missed
     pictures = [part[: 130 * 12] for part in lookalikes(6, ("crop_70", "mirror", "recompress"))]
     votes = counted(pictures)
-    for per_picture in (1, 2, 4):
+    for per_picture, many in ((1, 50_000), (2, 50_000), (4, 50_000), (2, 0), (2, 4_000)):
+        monkeypatch.setattr(local_votes, "_ANYONE", 4)
+        monkeypatch.setattr(local_votes, "_MANY_VOTES", many)
         wanted = set()
         for picture in range(len(pictures)):
             partners = sorted(
                 (-count, sum(pair) - picture) for pair, count in votes.items() if picture in pair and count
             )
-            named = [other for count, other in partners[:per_picture] if -count >= -partners[0][0] / 2]
+            anyone = -partners[4][0] if len(partners) > 4 else 0
+            named = [
+                other
+                for count, other in partners[:per_picture]
+                if -count >= -partners[0][0] / 2 and (-count >= 3 * anyone or -count >= many)
+            ]
             wanted |= {(min(picture, other), max(picture, other)) for other in named}
         i, j = voted_pairs(pictures, per_picture)
         assert list(zip(i.tolist(), j.tolist(), strict=True)) == sorted(wanted)

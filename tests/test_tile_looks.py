@@ -5,18 +5,22 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from dedup.evidence import Evidence, compare, compare_as_laid
-from dedup.local_features import GLANCE_SIDE, SIDE
+from dedup.evidence import NO_EVIDENCE, Evidence, compare, compare_as_laid, whole_on_whole
+from dedup.local_features import GLANCE_SIDE, SIDE, Picture, picture
 from dedup.looks import judge
-from dedup.tile_looks import UNLIKELY, UNSURE_IN_A_CROWD, Around, Told, by_tiles
+from dedup.tile_looks import ALONE, UNLIKELY, UNSURE_IN_A_CROWD, Around, Told, by_tiles, uneven
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from dedup.views import Views
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import photograph
+
+UInt8Array = npt.NDArray[np.uint8]
 
 SETTINGS = VerifySettings()
 
@@ -87,3 +91,64 @@ def test_a_second_look_in_a_crowd_tries_the_alignment_of_the_first(monkeypatch: 
     assert len(guesses) == 2
     assert found[0].laid is not None
     np.testing.assert_array_equal(guesses[1], found[0].laid.onto)
+
+
+def skirt(seed: int, checked: bool) -> UInt8Array:
+    """A dark skirt on a bright ground, plain, or with a fine check."""
+    ground = 170 + np.random.default_rng(seed).normal(0, 8, (300, 300))
+    cloth = np.full((300, 300), 22.0)
+    if checked:
+        cloth[::8] = cloth[:, ::8] = 90
+    outline = np.array([[90, 50], [210, 50], [245, 250], [55, 250]], np.int32)
+    inside = cv2.fillPoly(np.zeros((300, 300), np.uint8), [outline], 255, cv2.LINE_AA) / 255
+    return np.repeat((ground * (1 - inside) + cloth * inside).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_outline_is_not_one_picture_if_it_holds_another_thing(seed: int) -> None:
+    plain, checked = Views(skirt(seed, checked=False)), Views(skirt(seed + 10, checked=True))
+    assert whole_on_whole(plain.at(GLANCE_SIDE), checked.at(GLANCE_SIDE)).agreeing == 1
+    assert judge(plain, checked, np.eye(2, 3)) <= UNLIKELY
+    assert judge(checked, Views(skirt(seed + 20, checked=True)), np.eye(2, 3)) > SETTINGS.accepts_from
+
+
+def test_detail_that_only_one_of_two_pictures_has_makes_them_lopsided() -> None:
+    rng = np.random.default_rng(0)
+    smooth = np.full((128, 128), 90, np.uint8)
+    busy = np.clip(smooth + rng.normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
+    half = np.where(np.arange(128) < 64, busy, smooth)
+    pictures = {name: picture(grey, GLANCE_SIDE) for name, grey in (("none", smooth), ("all", busy), ("half", half))}
+
+    def lopsided(one: str, other: str) -> float:
+        return whole_on_whole(pictures[one], pictures[other]).lopsided()
+
+    assert lopsided("all", "all") == lopsided("none", "none") == lopsided("half", "half") == 0
+    assert lopsided("all", "none") == lopsided("none", "all") == 1
+    assert lopsided("half", "none") == pytest.approx(0.5, abs=0.1)
+    assert NO_EVIDENCE.lopsided() == 0
+
+
+@pytest.mark.parametrize(("name", "beside"), [("crop_50", "part"), ("blur", "uneven")])
+def test_what_half_the_size_shows_little_of_gets_a_second_look(
+    name: str, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = photograph("coffee")
+    views = [Views(np.asarray(image)) for image in (one, TRANSFORMS[name](one, np.random.default_rng(0)).open())]
+    assert uneven(*views) == (beside == "uneven")
+    sides: list[int] = []
+
+    def unsure(a: Picture, b: Picture, *others: Any, **named: Any) -> Evidence:
+        sides.append(a.side)
+        return compare(a, b, *others, **named)
+
+    monkeypatch.setattr("dedup.tile_looks.compare", unsure)
+    monkeypatch.setattr("dedup.tile_looks._as_laid", lambda *_: None)
+    for probability, looks in ((0.03, [GLANCE_SIDE, SIDE]), (0.005, [GLANCE_SIDE])):
+        monkeypatch.setattr("dedup.tile_looks.probability_of", lambda *_, said=probability: said)
+        sides.clear()
+        by_tiles(*views, np.eye(2, 3), ALONE)
+        assert sides[:2] == looks
+    monkeypatch.setattr("dedup.tile_looks.probability_of", lambda *_: 0.03)
+    sides.clear()
+    by_tiles(views[0], views[0], np.eye(2, 3), ALONE)
+    assert sides == [GLANCE_SIDE]
