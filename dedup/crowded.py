@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from dedup.neighbors import CosinePairs, SearchSettings, best_scores, cosine_pairs_in_cell, limit_candidates
+from dedup.neighbors import CosinePairs, SearchSettings, best_scores, cosine, cosine_pairs_in_cell, limit_candidates
 from dedup.pair_features import CROWD
+from dedup.thumbnail_blocks import agreeing_pairs
 from dedup.thumbnails import part_likeness
 
 Halves = npt.NDArray[np.float16]
@@ -63,8 +64,10 @@ def candidates_in_cell(
     thumbnails. All pairs of at least `min_cosine` are there, and of each primary row, of at least `candidate_cosine`,
 
     - the nearest `candidates_per_image` before it and as many after it;
+    - and, whatever their cosine, as many that agree with it in most blocks of their thumbnails (`thumbnail_blocks`),
+      except of rows that are `small` (N,) (None: all);
     - or, where it is crowded, the nearest `candidates_per_image`, and of the nearest `DEPTH` as many whose thumbnails
-      fit best; three times as many of rows that are `small` (N,), where local features cannot help (None: all).
+      fit best; three times as many of rows that are small, where local features cannot help.
 
     Equally good pairs go by the other row's number. Memory: `DEPTH` pairs for each crowded row. Raises as `cosine`.
     """
@@ -90,7 +93,11 @@ def candidates_in_cell(
     alone = crowded if small is None else crowded & small  # with nothing but thumbnails
     best = _best(pairs, pairs.score, crowded, per_image) | _best(pairs, fit, crowded, per_image)
     best |= _best(pairs, fit, alone, 3 * per_image)
-    return _union(near, _those(pairs, best), len(x)), Crowds(cosines, alike)
+    found = _union(near, _those(pairs, best), len(x))
+    if small is not None:
+        i, j = agreeing_pairs(greys, primary & ~crowded & ~small, per_image)
+        found = _union(found, CosinePairs(i, j, cosine(x, i, j)), len(x))
+    return found, Crowds(cosines, alike)
 
 
 def packed(scores: Singles) -> list[bytes]:
