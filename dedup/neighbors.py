@@ -43,8 +43,9 @@ class SearchSettings:
     """What counts as near, and what is worth a closer look.
 
     All pairs within `max_bits` of the hash are found, and all of at least `min_cosine`, where that is set. Beyond them
-    each image names its best `candidates_per_image`, within `candidate_bits` and of at least `candidate_cosine`. A
-    candidate radius narrower than the other proposes nothing.
+    each image names its best `candidates_per_image`, within `candidate_bits` and of at least `candidate_cosine`, and
+    whatever its cosine as many that agree with it in most blocks of their thumbnails. A candidate radius narrower than
+    the other proposes nothing.
     """
 
     hash: str = "phash"
