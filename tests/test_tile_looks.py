@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -152,3 +153,20 @@ def test_what_half_the_size_shows_little_of_gets_a_second_look(
     sides.clear()
     by_tiles(views[0], views[0], np.eye(2, 3), ALONE)
     assert sides == [GLANCE_SIDE]
+
+
+@pytest.mark.parametrize(("inliers", "looks"), [(9, [GLANCE_SIDE, SIDE]), (10, [GLANCE_SIDE])])
+def test_no_first_look_says_yes_by_few_local_features(
+    inliers: int, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+
+    def alike(*pictures: Any, **others: Any) -> Evidence:  # noqa: ARG001
+        sides.append(pictures[0].side)
+        return replace(NO_EVIDENCE, inliers=inliers, covered=1.0, covered_other=1.0)
+
+    monkeypatch.setattr("dedup.tile_looks.compare", alike)
+    monkeypatch.setattr("dedup.tile_looks._as_laid", lambda *_: None)
+    monkeypatch.setattr("dedup.tile_looks.probability_of", lambda *_: 0.99)
+    by_tiles(*(Views(np.asarray(photograph(name))) for name in ("coffee", "chelsea")), np.eye(2, 3), ALONE)
+    assert sides == looks
