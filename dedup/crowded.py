@@ -90,14 +90,13 @@ def candidates_in_cell(
     fits = best_scores(CosinePairs(pairs.i, pairs.j, fit), len(x), _ALIKE_PLACE)
     alike = np.where(crowded, fits[:, _ALIKE_PLACE - 1], np.float32(0))
     fit = fit + _COSINE_WEIGHT * pairs.score
-    alone = crowded if small is None else crowded & small  # with nothing but thumbnails
+    small = np.ones(len(x), bool) if small is None else small
+    alone = crowded & small  # with nothing but thumbnails
     best = _best(pairs, pairs.score, crowded, per_image) | _best(pairs, fit, crowded, per_image)
     best |= _best(pairs, fit, alone, 3 * per_image)
     found = _union(near, _those(pairs, best), len(x))
-    if small is not None:
-        i, j = agreeing_pairs(greys, primary & ~crowded & ~small, per_image)
-        found = _union(found, CosinePairs(i, j, cosine(x, i, j)), len(x))
-    return found, Crowds(cosines, alike)
+    i, j = agreeing_pairs(greys, primary & ~crowded & ~small, per_image)
+    return _union(found, CosinePairs(i, j, cosine(x, i, j)), len(x)), Crowds(cosines, alike)
 
 
 def packed(scores: Singles) -> list[bytes]:

@@ -30,8 +30,8 @@ FEW_TILES = 24  # of so few textured ones tiles alone do not decide
 WHOLE = 0.5  # share of the picture that is covered
 # Between these probabilities a first look at half the size is not final. Above, it accepted none that is no copy, of
 # 1,927 pairs of photographs, drawn sets and potatoes. Below, it lost one of 7,453 pairs of copies of photographs that
-# are accepted; from the second on where one of the two is a part of the other, or blurred, or noisy, of which half the
-# size shows little: without that it lost eight.
+# are accepted; it begins at the second value where one of the two is a part of the other, or blurred, or noisy, of
+# which half the size shows little: without that crops to half of each side were lost.
 UNSURE, UNSURE_OF_LITTLE = (0.05, 0.98), 0.01
 # ... and no yes is final that so few local features speak for: two shirts of one seller agree in outline and ground,
 # and the second look rejects them. It loses none of 2,727 pairs of copies of photographs, and of 862 of clothes.
