@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
@@ -84,6 +85,7 @@ class Evidence:
     contested_faint: float = 0.0
     laid: Laid | None = field(default=None, repr=False, compare=False)
 
+    @cached_property
     def contradiction(self) -> tuple[float, float]:
         """`disagreement.contradiction` of the two as they are laid; 0 where hardly a tile agrees."""
         return contradiction(*self.laid[:3]) if self.laid and self.correlation >= _ALIKE else (0.0, 0.0)

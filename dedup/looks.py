@@ -316,7 +316,7 @@ def _contradict(
     if not drawn and not uniform:
         return False
     evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=alone) if at_side is None else at_side
-    contradicted, mutual = evidence.contradiction()
+    contradicted, mutual = evidence.contradiction
     if uniform:
         allowed = CONTRADICTED * (1 - max(around.crowding, UNIFORM)) / (1 - UNIFORM)
         if contradicted > allowed and mutual > (MUTUAL if around.crowding > UNIFORM else MUTUAL_AT_THE_EDGE):

@@ -38,7 +38,7 @@ COARSE_SIDE = 8
 _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 holds whole numbers exactly
 _LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256: sums stay below 2**16
 _PAIRS_PER_BLOCK = 4096
-_CELLS_PER_BLOCK = 500_000  # of all windows of the pictures that are held at a time: 4 MB, as processors' caches are
+_CELLS_PER_BLOCK = 125_000  # of all windows of the pictures that are held at a time: 1 MB, as a core's cache is
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
@@ -330,16 +330,21 @@ def _signatures(levels: UInt16Array, windows: list[Window], side: int) -> Single
     # Both are shifted and scaled in whole numbers below 2**53, so that no rounding depends on the order of summing.
     level = cells * side**2 - cells.sum((2, 3), keepdims=True)
     detail = cells * 25 - _around(side) @ cells @ _around(side).T
-    both = np.stack([_unit(level), _unit(detail)], axis=2).reshape(len(greys), cells.shape[1], 2 * side**2)
-    return np.asarray(np.rint(both * (_UNIT * 0.5**0.5)), np.float32)
+    both = np.empty((*cells.shape[:2], 2, side**2), np.float32)
+    for place, values in enumerate((level, detail)):
+        both[:, :, place] = _to_length(values.reshape(*values.shape[:2], -1), _UNIT * 0.5**0.5)
+    return both.reshape(*cells.shape[:2], 2 * side**2)
 
 
-def _unit(values: Floats) -> Floats:
-    flat = values.reshape(*values.shape[:2], -1)
+def _to_length(flat: Floats, goal: float) -> Floats:
+    """(B, W, N), changed in place: each row of whole numbers, about as long as `goal`."""
     length = np.sqrt((flat**2).sum(2, keepdims=True))
     # A window that is flat to a tenth of a grey level has no pattern: it resembles nothing.
-    least = 0.1 * values.shape[-1] * 256 * _STEPS**2 * 25
-    return np.where(length > least, flat / np.maximum(length, 1.0), 0.0)
+    least = 0.1 * flat.shape[-1] ** 0.5 * 256 * _STEPS**2 * 25
+    flat /= np.maximum(length, 1.0)
+    flat *= length > least
+    flat *= goal
+    return np.rint(flat, out=flat)
 
 
 def _mirror(signatures: Singles, side: int) -> Singles:

@@ -14,7 +14,7 @@ from dedup.transforms import TRANSFORMS
 from dedup.verify import HOPELESS_ALIGNED
 
 WHOLE = np.eye(2, 3)[None]
-NOTHING = np.zeros(1)  # is needed
+NOTHING = np.full(1, -np.inf)  # is needed
 
 
 def moved(grey: np.ndarray, affine: np.ndarray) -> np.ndarray:

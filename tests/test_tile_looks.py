@@ -47,6 +47,18 @@ def test_a_second_look_in_a_crowd_begins_where_the_first_one_ended(name: str) ->
     assert judge(a, b, np.eye(2, 3), crowd) < UNSURE_IN_A_CROWD[0]
 
 
+def test_where_nothing_speaks_against_a_pair_a_first_look_s_local_features_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dedup.tile_looks.MANY_INLIERS", 1000)
+    crowd, products = Around(0.9, 0.92, 0.9), list(LOOKALIKES["products"](6, np.random.default_rng(2)))
+    for number, product_ in enumerate(products):
+        copy = TRANSFORMS["recompress"](product_, np.random.default_rng(0)).open()
+        a, b = Views(np.asarray(product_)), Views(np.asarray(copy))
+        other = Views(np.asarray(products[number - 1]))
+        assert judge(a, b, np.eye(2, 3), crowd) > SETTINGS.accepts_from
+        assert judge(a, other, np.eye(2, 3), crowd) < SETTINGS.accepts_from
+        assert a.at(SIDE)._features is None
+
+
 def test_what_speaks_against_a_pair_is_asked_of_an_exact_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
     copy = TRANSFORMS["recompress"](photograph("coffee"), np.random.default_rng(0)).open()
     a, b = Views(np.asarray(photograph("coffee"))), Views(np.asarray(copy))
