@@ -8,7 +8,7 @@ There an embedding ranks a copy behind hundreds of others (`local_votes`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from dedup.crowded import CROWDING_PLACE, score_at
 from dedup.errors import ImageError
 from dedup.inner import inner_picture
 from dedup.local_features import SIDE
-from dedup.local_votes import packed_features, voted_pairs
+from dedup.local_votes import Ints, Votes, best_pairs, packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 
@@ -95,8 +95,23 @@ def local_pairs(rows: pa.Table, settings: SearchSettings) -> pa.Table:
     that share most local features, with their cosine."""
     found = [CANDIDATE_SCHEMA.empty_table()]
     for cell, x, primary in in_cells(rows):
-        i, j = voted_pairs(cell["features"].to_pylist(), 2 * settings.candidates_per_image, settings.seed)
-        wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
-        i, j = i[wanted], j[wanted]
-        found.append(pairs_of(cell, i, j, "local", neighbors.cosine(x, i, j)))
+        named = voted_pairs(cell["features"].to_pylist(), _partners(settings), settings.seed)
+        found.append(_proposed(cell, x, primary, *named))
     return pa.concat_tables(found)
+
+
+def pairs_by_votes(rows: pa.Table, cast: Sequence[Votes], settings: SearchSettings) -> pa.Table:
+    """`local_pairs` of rows that lie in one cell, by the votes of all shares."""
+    for cell, x, primary in in_cells(rows):
+        return _proposed(cell, x, primary, *best_pairs(len(cell), cast, _partners(settings)))
+    return CANDIDATE_SCHEMA.empty_table()
+
+
+def _partners(settings: SearchSettings) -> int:
+    return 2 * settings.candidates_per_image
+
+
+def _proposed(cell: pa.Table, x: npt.NDArray[np.float16], primary: npt.NDArray[np.bool_], i: Ints, j: Ints) -> pa.Table:
+    wanted = primary[i] | primary[j]  # each sample is primary in one cell, and proposes from there
+    i, j = i[wanted], j[wanted]
+    return pairs_of(cell, i, j, "local", neighbors.cosine(x, i, j))

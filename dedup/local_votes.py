@@ -4,6 +4,8 @@
                                         ├─voted_pairs─▶ pairs of pictures, the likeliest partners of each
     picture ──packed_features──▶ bytes ─┘
 
+`voted_pairs` is train_words, probe, votes and best_pairs, of which probe and votes can be asked share by share.
+
 Each feature votes for the pictures of its nearest features, mirrored ones included, as far as they are nearer than the
 next nearest: what all pictures of a uniform set share is near to everything, and counts nothing. Votes for a pair count
 where they agree in rotation and scale (weak geometric consistency: Jégou, Douze and Schmid 2008).
@@ -15,6 +17,7 @@ pictures in the same order give the same pairs on any machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +58,22 @@ def packed_features(rgb: UInt8Array) -> bytes:
     return records.tobytes()
 
 
+class Probed(NamedTuple):
+    """Where the features of some pictures are looked for: the nearest words of each, the nearest first, as it is and
+    mirrored, both (Q, P) int32."""
+
+    plain: npt.NDArray[np.int32]
+    mirrored: npt.NDArray[np.int32]
+
+
+class Votes(NamedTuple):
+    """Pairs of pictures, first * N + second of N, where the first asks, each once, and how much is voted for them, both
+    (P,)."""
+
+    pair: Ints
+    weight: Ints
+
+
 def voted_pairs(packed: Sequence[bytes], per_picture: int, seed: int = 0) -> tuple[Ints, Ints]:
     """Of N pictures' packed features the pairs (i, j), i < j, each once and sorted: the `per_picture` partners of each
     picture that get most votes, if they get half as many as the first, and stand out of the others; of equal ones the
@@ -62,36 +81,61 @@ def voted_pairs(packed: Sequence[bytes], per_picture: int, seed: int = 0) -> tup
 
     Memory: some 1.2 kB for each feature, and 75 MB.
     """
-    records = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, _RECORD)
-    owner = np.repeat(np.arange(len(packed)), [len(part) // _RECORD for part in packed])
-    none = np.zeros(0, np.int64)
-    if len(np.unique(owner)) < 2 or per_picture < 1:
-        return none, none
-    descriptors = records[:, :128]
-    words = _train_words(descriptors, seed)
-    members: list[Ints] = []
-    keys, votes = [], []
-    for mirror in (False, True):
-        asked = descriptors[:, MIRRORED] if mirror else descriptors
-        probed = assign_cells(words, _unit(asked), _PROBED)
-        members = members or _by_word(probed[:, 0], len(words))
-        query, found, weight = _nearest(descriptors, owner, members, asked, probed)
-        pair, count = _agreeing(records, owner, query, found, weight, mirror, len(packed))
-        keys.append(pair)
-        votes.append(count)
-    pair, votes_of = _summed(np.concatenate(keys), np.concatenate(votes), np.maximum)
-    # Either of the two may be the one whose features are found.
-    i, j = pair // len(packed), pair % len(packed)
-    pair, votes_of = _summed(np.minimum(i, j) * len(packed) + np.maximum(i, j), votes_of, np.add)
-    return _best(pair // len(packed), pair % len(packed), votes_of, per_picture)
+    words = train_words(packed, seed)
+    return best_pairs(len(packed), [votes(packed, words, [probe(packed, words)])], per_picture)
 
 
-def _train_words(descriptors: UInt8Array, seed: int) -> npt.NDArray[np.float16]:
-    """Into as many words as there are features in each, by a sample that is the same at every call."""
-    count = max(1, round(len(descriptors) ** 0.5))
+def train_words(packed: Sequence[bytes], seed: int = 0) -> npt.NDArray[np.float16]:
+    """(W, 128): as many words as there are features in each, by a sample that is the same at every call."""
+    descriptors = _records(packed)[0][:, :128]
+    count = round(len(descriptors) ** 0.5)
+    if not count:
+        return np.zeros((0, 128), np.float16)
     wanted = min(len(descriptors), _SAMPLED_PER_WORD * count)
     chosen = np.sort(np.random.default_rng(seed).choice(len(descriptors), wanted, replace=False))
     return train_cells(_unit(descriptors[chosen]), count, seed, _ITERATIONS)
+
+
+def probe(packed: Sequence[bytes], words: npt.NDArray[np.float16], share: int = 0, shares: int = 1) -> Probed:
+    """The words of the features of each `shares`-th picture, from the `share`-th on."""
+    records, owner = _records(packed)
+    descriptors = records[owner % shares == share, :128]
+    if not len(descriptors):
+        return Probed(*(np.zeros((0, _PROBED), np.int32) for _ in Probed._fields))
+    return Probed(*(assign_cells(words, _unit(asked), _PROBED) for asked in (descriptors, descriptors[:, MIRRORED])))
+
+
+def votes(packed: Sequence[bytes], words: npt.NDArray[np.float16], probed: Sequence[Probed], share: int = 0) -> Votes:
+    """What each picture of a share votes for; `probed` is what `probe` says of all shares, in order."""
+    records, owner = _records(packed)
+    word = np.empty(len(records), np.int32)
+    for number, each in enumerate(probed):
+        word[owner % len(probed) == number] = each.plain[:, 0]
+    members, asking = _by_word(word, len(words)), np.flatnonzero(owner % len(probed) == share)
+    if not len(asking):
+        return Votes(asking, asking)
+    cast = []
+    for mirror, near_words in zip((False, True), probed[share], strict=True):
+        query, found, weight = _nearest(records[:, :128], owner, members, asking, mirror, near_words)
+        cast.append(_agreeing(records, owner, query, found, weight, mirror, len(packed)))
+    pair, weight = (np.concatenate(part) for part in zip(*cast, strict=True))
+    return Votes(*_summed(pair, weight, np.maximum))
+
+
+def best_pairs(pictures: int, cast: Sequence[Votes], per_picture: int) -> tuple[Ints, Ints]:
+    """`voted_pairs` of so many pictures, of the votes of all shares."""
+    pair, weight = (np.concatenate(part) for part in zip(*cast, strict=True))
+    # Either of the two may be the one whose features are found.
+    i, j = pair // pictures, pair % pictures
+    pair, weight = _summed(np.minimum(i, j) * pictures + np.maximum(i, j), weight, np.add)
+    return _best(pair // pictures, pair % pictures, weight, per_picture)
+
+
+def _records(packed: Sequence[bytes]) -> tuple[UInt8Array, Ints]:
+    """All features (N, 130), and the number of the picture (N,) that each belongs to."""
+    records = np.frombuffer(b"".join(packed), np.uint8).reshape(-1, _RECORD)
+    lengths = np.array([len(part) // _RECORD for part in packed], np.intp)
+    return records, np.repeat(np.arange(len(packed)), lengths)
 
 
 def _unit(descriptors: UInt8Array) -> npt.NDArray[np.float16]:
@@ -105,21 +149,29 @@ def _by_word(word: npt.NDArray[np.int32], words: int) -> list[Ints]:
 
 
 def _nearest(
-    descriptors: UInt8Array, owner: Ints, members: Sequence[Ints], asked: UInt8Array, probed: npt.NDArray[np.int32]
+    descriptors: UInt8Array,
+    owner: Ints,
+    members: Sequence[Ints],
+    asking: Ints,
+    mirror: bool,
+    probed: npt.NDArray[np.int32],
 ) -> tuple[Ints, Ints, Ints]:
-    """Of each feature the _NEAREST of other pictures: (query, feature, how much nearer than the next one), all (Q,).
-    `members` are the features of each word, `probed` (N, P) the words in which those of `asked` are looked for."""
+    """Of each feature that is `asking` (A,), mirrored or not, the _NEAREST of other pictures: (query, feature, how much
+    nearer than the next one), all (Q,). `members` are the features of each word, `probed` (A, P) the words in which
+    they are looked for."""
+    asked = descriptors[asking]
+    asked, asker = asked[:, MIRRORED] if mirror else asked, owner[asking]
     wanted = _NEAREST + 1
     near = np.zeros((*probed.shape, wanted), np.int32)
     feature = np.zeros_like(near)
-    for inside, asking in zip(members, _by_word(probed.ravel(), len(members)), strict=True):
+    for inside, looking in zip(members, _by_word(probed.ravel(), len(members)), strict=True):
         if not len(inside):
             continue
         there = descriptors[inside].astype(np.float32)
-        for start in range(0, len(asking), _QUERIES_PER_BLOCK):
-            rows, slots = np.divmod(asking[start : start + _QUERIES_PER_BLOCK], probed.shape[1])
+        for start in range(0, len(looking), _QUERIES_PER_BLOCK):
+            rows, slots = np.divmod(looking[start : start + _QUERIES_PER_BLOCK], probed.shape[1])
             likeness = asked[rows].astype(np.float32) @ there.T  # whole numbers below 2**24: exact
-            likeness[owner[rows][:, None] == owner[inside]] = 0
+            likeness[asker[rows][:, None] == owner[inside]] = 0
             most = min(wanted, len(inside))
             best = np.argpartition(-likeness, most - 1, axis=1)[:, :most]
             near[rows, slots, :most] = np.take_along_axis(likeness, best, axis=1)
@@ -129,7 +181,7 @@ def _nearest(
     listed, of = np.take_along_axis(listed, order, axis=1), np.take_along_axis(of, order, axis=1)
     weight = listed[:, :-1] - np.maximum(listed[:, -1:], _LEAST)
     query, place = np.nonzero(weight > 0)
-    return query, of[query, place].astype(np.int64), weight[query, place].astype(np.int64)
+    return asking[query], of[query, place].astype(np.int64), weight[query, place].astype(np.int64)
 
 
 def _agreeing(

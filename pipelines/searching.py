@@ -42,6 +42,7 @@ from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.shuffle import partitions_for, shuffle
+from pipelines.voting import vote
 
 CROWDING = "crowding"  # folder of what the search by embedding saw around each sample, by shard
 _WORK = "work"  # what only this step needs, removed at its end
@@ -253,12 +254,15 @@ def find_by_local_features(parts: _Parts, client: Client, samples: int) -> int:
     crowded = shuffle(client, "search: crowds", read, seen, CROWDING_SCHEMA, "shard", partitions, write)
     if not crowded:
         return 0
-    source, use = functools.partial(_local_rows, parts), functools.partial(_local_pairs, parts)
-    cells = parts.folder.read_table(_CENTROIDS).num_rows
-    partitions = min(cells, partitions_for(crowded * min(parts.settings.assignments, cells), LOCAL_ROW_BYTES))
+    label, source = "search: local features", functools.partial(_local_rows, parts)
     shares = max(1, _FEWEST_SHARES // len(parts.shards))
     items = [(shard, share, shares) for shard in range(len(parts.shards)) for share in range(shares)]
-    return shuffle(client, "search: local features", source, items, LOCAL_ROW, "cell", partitions, use)
+    cells = parts.folder.read_table(_CENTROIDS).num_rows
+    if cells == 1:
+        return parts.write("local", 0, vote(client, label, source, items, parts.settings))
+    use = functools.partial(_local_pairs, parts)
+    partitions = min(cells, partitions_for(crowded * min(parts.settings.assignments, cells), LOCAL_ROW_BYTES))
+    return shuffle(client, label, source, items, LOCAL_ROW, "cell", partitions, use)
 
 
 def crowding_name(shard_id: str) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dedup import local_votes
 from dedup.local_features import MIRRORED
-from dedup.local_votes import FEATURES, packed_features, voted_pairs
+from dedup.local_votes import FEATURES, best_pairs, packed_features, probe, train_words, voted_pairs, votes
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
 
@@ -65,14 +65,14 @@ def counted(pictures: list[bytes]) -> dict[tuple[int, int], int]:
 def test_pairs_are_those_of_a_plain_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_votes, "_PROBED", 1000)  # every word, so that nothing is missed
     pictures = [part[: 130 * 12] for part in lookalikes(6, ("crop_70", "mirror", "recompress"))]
-    votes = counted(pictures)
+    weighed = counted(pictures)
     for per_picture, many in ((1, 50_000), (2, 50_000), (4, 50_000), (2, 0), (2, 4_000)):
         monkeypatch.setattr(local_votes, "_ANYONE", 4)
         monkeypatch.setattr(local_votes, "_MANY_VOTES", many)
         wanted = set()
         for picture in range(len(pictures)):
             partners = sorted(
-                (-count, sum(pair) - picture) for pair, count in votes.items() if picture in pair and count
+                (-count, sum(pair) - picture) for pair, count in weighed.items() if picture in pair and count
             )
             anyone = -partners[4][0] if len(partners) > 4 else 0
             named = [
@@ -91,6 +91,17 @@ def test_copies_are_named_among_lookalikes() -> None:
     named = set(zip(i.tolist(), j.tolist(), strict=True))
     missed = [name for number, name in enumerate(transforms) if (number, 30 + number) not in named]
     assert not missed
+
+
+@pytest.mark.parametrize("shares", [2, 5, 40])
+def test_pairs_are_the_same_in_any_number_of_shares(shares: int) -> None:
+    pictures = [b"", *lookalikes(12, ("crop_70", "mirror", "recompress", "overlay")), b""]
+    words = train_words(pictures)
+    probed = [probe(pictures, words, share, shares) for share in range(shares)]
+    cast = [votes(pictures, words, probed, share) for share in range(shares)]
+    for side, whole in zip(best_pairs(len(pictures), cast, 2), voted_pairs(pictures, 2), strict=True):
+        np.testing.assert_array_equal(side, whole)
+        assert len(side)
 
 
 def test_pictures_without_features_name_none() -> None:

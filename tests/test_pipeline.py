@@ -246,8 +246,13 @@ STOPPED_BEFORE_SEARCH = """
 import time
 from pipelines import cli, deduplicate
 
+def stop(*_):
+    print("stopped", flush=True)
+    time.sleep(120)
+
+
 if __name__ == "__main__":
-    deduplicate.AFTER_DESCRIBE["search"] = lambda *_: time.sleep(120)
+    deduplicate.AFTER_DESCRIBE["search"] = stop
     cli.main()
 """
 
@@ -258,10 +263,11 @@ def test_ctrl_c_says_what_is_kept_and_the_next_run_finishes(
     out = tmp_path / "stopped"
     arguments = ["run", str(shards), "--out", str(out), "--embedder", "none", "--workers", "1"]
     command = [sys.executable, "-c", STOPPED_BEFORE_SEARCH, *arguments]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("descriptors/*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stopped\n"
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
