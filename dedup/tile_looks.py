@@ -41,11 +41,12 @@ FEW_FOR_A_YES = 10
 # it; of 154 pairs that only `near` accepts, potatoes moments apart most of them, it lost one. What tells look-alikes
 # apart may be too fine for it to say yes.
 UNSURE_IN_A_CROWD = (0.5, 1.0)
-# ... but only up to the second value where so many local features agree, as of covered copies (`looks`): 16 of 718.
-SOME_MATCHED_AT_A_GLANCE, UNSURE_OF_MATCHED = 25, 0.2
 # ... and up to here before alignments are moved to subpixel accuracy: so end 2,980 of 8,435 first looks there, and one
 # of 1,980 pairs of copies that are accepted; at 0.05 it would be 4,014, and 3.
 HOPELESS_IN_A_CROWD = 0.02
+# ... and only up to the second of these where so many local features agree, as of covered copies (`looks`): it spares
+# 16 of the 718 pairs between 0.2 and 0.5.
+SOME_MATCHED_AT_A_GLANCE, UNSURE_OF_MATCHED = 25, 0.2
 # Nor is there a second look there where by so much more is contested at the first. Elsewhere it may be the alignment
 # that is wrong: of 2,178 pairs of copies of photographs that the second look accepts it would lose 6.
 SURER = 0.05
