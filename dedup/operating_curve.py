@@ -109,7 +109,7 @@ def operating_point(found: Found, verdict: pd.Series, threshold: float) -> dict[
         "recall_high": high,
         **{kind: int(kinds.get(kind, 0)) for kind in ("same", "false", "open")},
         "rate": int(kinds.get("false", 0)) / pairs,
-        "rate_high": expected_count(_clumps(suspect))[1] / pairs,
+        "rate_high": min(1.0, expected_count(_clumps(suspect))[1] / pairs),
     }
 
 

@@ -59,8 +59,8 @@ def calibrate(
 
     `labels` is a CSV with answers that are added; with `label` the terminal asks for more.
 
-    Raises ConfigError for a folder of another calibration, too few images, labels of unknown pairs, and for a target
-    that these images cannot support (the report is written all the same).
+    Where these images cannot support the target, `refused` says why. Raises ConfigError for a folder of another
+    calibration, too few images and labels of unknown pairs.
     """
     asked.plant.check_sample(asked.plant.images)
     if labels is not None:
@@ -82,10 +82,8 @@ def calibrate(
     if label:
         _ask(folder, shown, given)
     facts = {"root": root, "date": plan["date"], "shards": len(run.shards) - len(planted_sample.planted_shards(folder))}
-    report, refusal = _report(asked, run, mixture, shown, given, facts)
+    report = _report(asked, run, mixture, shown, given, facts)
     _write(folder, report, {s.title: [sheets[n] for n in sheets if n.startswith(s.name)] for s in shown}, threshold)
-    if refusal is not None:
-        raise refusal
     return report
 
 
@@ -156,8 +154,8 @@ def _ask(folder: RunFolder, shown: Sequence[Section], given: dict[Pair, str]) ->
 
 def _report(
     asked: Asked, run: Run, mixture: Mixture, shown: Sequence[Section], given: dict[Pair, str], facts: dict[str, Any]
-) -> tuple[dict[str, Any], ConfigError | None]:
-    """calibration.json's content, and why no threshold could be picked where one was asked for."""
+) -> dict[str, Any]:
+    """calibration.json's content."""
     found, project, threshold = mixture.found, asked.project, _threshold(run.settings)
     verified = run.settings.verify.verify
     verdict = verdicts(found, given, project.distinct)
@@ -193,7 +191,7 @@ def _report(
     report["share"]["source"] = _share_source(asked_of.share, project)
     if picked is not None:
         report["picked"]["measured"] = _measured(report)
-    return report, refusal
+    return report
 
 
 def _command(name: str, sample: int, asked: Asked) -> str:

@@ -249,7 +249,10 @@ def calibrate_on(
         raise ConfigError("no shards given: dedup calibrate 'shards/{00000..00009}.tar' --out runs/calibration")
     folder = out or default_out(shards).replace("runs/", "runs/calibrate-", 1)
     asked = calibrate.Asked(shards, settings, plant, project, root, skip_bad_shards)
-    print(calibrate.text(calibrate.calibrate(asked, folder, cluster, label=label, labels=labels), folder))
+    report = calibrate.calibrate(asked, folder, cluster, label=label, labels=labels)
+    print(calibrate.text(report, folder))
+    if report["refused"] is not None:
+        raise ConfigError(report["refused"])
 
 
 @app.command(name="attack")

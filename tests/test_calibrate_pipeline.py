@@ -176,7 +176,9 @@ def test_a_target_that_is_out_of_reach_ends_with_the_reason_and_the_report(
     arguments = ["calibrate", str(finished / "shards"), "--out", str(copy), "--images", "100", "--embedder", "none"]
     with pytest.raises(SystemExit, match="1"):
         cli.main([*arguments, *transforms, "--target-precision", "0.999", "--scheduler", str(cluster.scheduler)])
-    assert "19 images are too few to support it" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "19 images are too few to support it" in printed.err
+    assert f"report    {copy}/calibration.html" in printed.out
     assert "19 images are too few" in (copy / "calibration.html").read_text()
     assert not (copy / "thresholds.toml").exists()
 

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
+from dedup.looks import judge
 from dedup.overlays import PERHAPS, covering, replaced
 from dedup.transforms import TRANSFORMS
+from dedup.views import Views
 from pipelines.unseen_transforms import UNSEEN
 from tests.verification import whole_photograph
 
@@ -48,6 +50,34 @@ def test_what_was_put_over_a_photograph_is_found_and_little_else(kind: str, name
         near = np.asarray(Image.fromarray(truth).convert("L").resize((32, 32), Image.Resampling.BOX)) > 0
         spread = np.kron(near, np.ones((8, 8), bool))
         assert found[~spread].mean() < 0.25
+
+
+def captioned(image: Image.Image, side: int) -> Image.Image:
+    """With outlined words at top and bottom, and then reduced: the letters are not plain any more."""
+    large = image.resize((640, 640))
+    draw, font = ImageDraw.Draw(large), ImageFont.load_default(52)
+    for text, y in (("ONE DOES NOT SIMPLY", 0.04), ("TRAIN ON DUPLICATES", 0.85)):
+        draw.text((320, 640 * y), text, "white", font, "ma", stroke_width=4, stroke_fill="black")
+    return large.resize((side, side)).resize((SIDE, SIDE))
+
+
+@pytest.mark.parametrize("name", ["chelsea", "immunohistochemistry", "rocket"])
+def test_outlined_words_are_taken_off(name: str) -> None:
+    image, copy = photograph(name), captioned(photograph(name), 160)
+    for pair in ((copy, image), (image, copy)):
+        found = covering(*map(grey, pair), ALL)
+        assert found is not None
+        assert min(found[8:40].mean(), found[-40:-12].mean()) > 0.6
+        assert found[90:170].mean() < 0.4
+
+
+@pytest.mark.parametrize("side", [160, 640])
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_copies_under_outlined_words_are_accepted_and_others_are_not(name: str, side: int) -> None:
+    image, other = (whole_photograph(each).convert("RGB").resize((500, 500)) for each in (name, "china"))
+    a, b = Views(np.asarray(image)), Views(np.asarray(captioned(image, side)))
+    assert judge(a, b, np.eye(2, 3)) > 0.9
+    assert judge(Views(np.asarray(captioned(other, side))), b, np.eye(2, 3)) < 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)
