@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dedup.describe import DescribeSettings, describe_shard
 from dedup.embedders import resolve
 from dedup.in_memory import decide, find_pairs
 from dedup.listing import list_shards
+from dedup.looks import judge
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
+from dedup.views import Views
 from tests.shard_makers import sample_members, write_tar
 from tests.templates import TEMPLATES
 from tests.verification import png, verified
@@ -79,3 +82,27 @@ def test_a_run_removes_their_copies_and_nothing_else(copies: tuple[str, ...], tm
     # Of forms that differ by one entry the search proposes to a picture whichever lie nearest.
     assert {key for key in copied - set(of) if not key.startswith("first_entries")} == set()
     assert len(of) >= 0.95 * len(copied)
+
+
+def line_charts(count: int, side: int) -> list[Image.Image]:
+    """Random walks in one frame."""
+    rng, charts = np.random.default_rng(5), []
+    for _ in range(count):
+        chart = Image.new("RGB", (320, 320), "white")
+        draw = ImageDraw.Draw(chart)
+        draw.line([(40, 20), (40, 280), (300, 280)], "black", 4)
+        heights = np.clip(150 + np.cumsum(rng.normal(0, 40, 14)), 30, 270)
+        draw.line([(40 + 20 * place, float(height)) for place, height in enumerate(heights)], "navy", 6)
+        charts.append(chart.resize((side, side), Image.Resampling.LANCZOS))
+    return charts
+
+
+@pytest.mark.parametrize("side", [48, 64, 65, 200])
+def test_charts_of_any_size_are_told_apart(side: int) -> None:
+    charts = line_charts(6, side)
+    views = [Views(np.asarray(chart)) for chart in charts]
+    for (i, chart), j in product(enumerate(charts), range(6)):
+        copy = TRANSFORMS["recompress"](charts[j], np.random.default_rng(0)).open()
+        accepted = judge(Views(np.asarray(chart)), Views(np.asarray(copy)), np.eye(2, 3)) >= ACCEPTS
+        assert accepted == (i == j), (i, j)
+    assert all(view.drawn for view in views)
