@@ -9,8 +9,8 @@ The evidence becomes one probability by a logistic model with few coefficients (
 differs from embedder to embedder and from set to set, and in a uniform set thousands of different pictures pass any
 fixed value. Pixels that agree all over two pictures are worth the same everywhere.
 
-A pair's probability depends on the two images and on how crowded the search found it around them: not on the order of
-the pairs, the batch or the threads.
+A pair's probability depends on the two images, a little on which of their ids comes first, and on how crowded the
+search found it around them: not on the order of the pairs, the batch or the threads.
 """
 
 from __future__ import annotations
