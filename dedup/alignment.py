@@ -53,7 +53,7 @@ def aligned_likeness(greys: UInt8Array, i: Ints, j: Ints, maps: Floats, least: F
     def bands(picture: int) -> tuple[Any, Any]:
         return _bands(greys[used[picture]].astype(np.float32))
 
-    found, least = np.empty(len(i), np.float32), np.asarray(least, np.float64)
+    found = np.empty(len(i), np.float32)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
     try:

@@ -79,7 +79,7 @@ def voted_pairs(packed: Sequence[bytes], per_picture: int, seed: int = 0) -> tup
     picture that get most votes, if they get half as many as the first, and stand out of the others; of equal ones the
     earlier.
 
-    Memory: some 1.2 kB for each feature, and 75 MB.
+    Memory: some 2 kB for each feature.
     """
     words = train_words(packed, seed)
     return best_pairs(len(packed), [votes(packed, words, [probe(packed, words)])], per_picture)

@@ -116,7 +116,7 @@ def _box(other: Bools, mask: UInt8Array) -> Bools | None:
 def thin(grey: UInt8Array) -> tuple[float, float]:
     """(H, W) uint8, a picture -> how much of it is thin and brighter than what is around it, and how much is thin and
     darker: mean grey levels (top-hat transforms: Meyer 1979)."""
-    brighter, darker = (cv2.morphologyEx(grey, how, _ellipse(THIN)) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    brighter, darker = _thin_parts(grey)
     return float(brighter.mean()), float(darker.mean())
 
 
@@ -152,13 +152,14 @@ def _plainer(this: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def _written(first: Any, second: Any, other: Bools) -> bool:
     """Whether one of the two has far more of what is thin there."""
-    less, more = sorted(float(_thin_parts(grey)[other].mean()) for grey in (first, second))
+    less, more = sorted(float(sum(_thin_parts(grey))[other].mean()) for grey in (first, second))
     return more >= _WRITTEN and more >= _MORE_WRITTEN * less
 
 
-def _thin_parts(grey: Any) -> Any:
+def _thin_parts(grey: Any) -> tuple[Any, Any]:
+    """What is thin and brighter than what is around it, and what is thin and darker."""
     brighter, darker = (cv2.morphologyEx(grey, how, _ellipse(THIN)) for how in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
-    return brighter + darker
+    return brighter, darker
 
 
 def replaced(first: Any, second: Any, mask: UInt8Array, least: Replaced = SURELY) -> bool:

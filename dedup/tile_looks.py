@@ -205,7 +205,7 @@ def _closer(a: Views, b: Views, glance: Evidence, crowding: float) -> Told | Non
     found = compare_as_laid(a.at(SIDE), b.at(SIDE), laid, stop, glance.inliers, alone=False)
     closer = replace(found, inliers=counted)
     even, probability = not uneven(a, b), probability_of(closer, crowding)
-    if little(found):
+    if probability < UNLIKELY_CLOSER:
         # Where the first look was surer than that, its alignment may be what is wrong.
         surer = not even or probability_of(glance, crowding) >= SURELY_ALIKE
         return None if surer else Told(UNLIKELY, closer, True, by_first_look=True)

@@ -25,7 +25,7 @@ _MOST_SHARES = 16  # each holds the features of all pictures
 
 def vote(client: Client, label: str, source: Source, items: Sequence[Any], settings: SearchSettings) -> pa.Table:
     """`local_candidates.local_pairs` of the rows of LOCAL_ROW that `source` gives of each item; the same for any number
-    of shares. Memory: some 15 kB for each row in a task, and in one 30 kB."""
+    of shares. Each task holds the features of all pictures; the votes of its own share alone."""
     shares = min(slots(client), _MOST_SHARES)
     with Progress(label, 3, "pairs") as progress:
         rows = client.submit(_together, client.map(source, list(items), pure=False), pure=False)
