@@ -52,7 +52,8 @@ _SEAM = 3  # pixels along the seams of a picture on a page that are those of the
 class Laid(NamedTuple):
     """One picture laid onto the other, the other, both (H, W) float32, and where both are, (H, W) uint8; what the
     tiles of the other are compared by; whether nearly all tiles agree as they are; whether it is the second of the
-    two that is laid onto the first; and the map of the first onto the second, (2, 3), in units of their sides."""
+    two that is laid onto the first; the map of the first onto the second, (2, 3), in units of their sides; and that of
+    pixels here onto the picture that stays, in units of its sides."""
 
     ours: Any
     theirs: Any
@@ -61,6 +62,16 @@ class Laid(NamedTuple):
     fits: bool
     reversed: bool
     onto: Floats
+    place: Floats
+
+    def moved(self, ours: Any, better: Floats) -> Laid:
+        """With the picture laid anew, `ours`, by a map (3, 3) of pixels here onto those that were laid."""
+        if np.any(better[2, :2]):
+            return self._replace(ours=ours)  # of what is seen from the side no affine map says more
+        place = _square(self.place)
+        step = place @ np.linalg.inv(better) @ np.linalg.inv(place)
+        onto = _square(self.onto) @ np.linalg.inv(step) if self.reversed else step @ _square(self.onto)
+        return self._replace(ours=ours, onto=onto[:2])
 
 
 @dataclass(frozen=True)
@@ -261,6 +272,10 @@ def _in_pixels(guess: Floats | None, a: Picture, b: Picture) -> Floats:
     return np.asarray(pixels, np.float64)
 
 
+def _square(affine: Floats) -> Floats:
+    return np.vstack([affine, [0.0, 0.0, 1.0]])
+
+
 def _in_shares(affine: Floats, a: Picture, b: Picture) -> Floats:
     """The reverse of `_in_pixels`."""
     (ha, wa), (hb, wb) = a.grey.shape, b.grey.shape
@@ -296,6 +311,7 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
     ours, theirs = _warp(source, affine, mask), b.grey[inside].astype(np.float32)
     fixed = fixed_part(theirs, mask)
     tiles = compared(ours, fixed)
+    place = np.array([[1 / width, 0, (left + 0.5) / width], [0, 1 / height, (top + 0.5) / height]])
     return Evidence(
         inliers=inliers,
         agreeing=tiles.agreeing,
@@ -304,7 +320,7 @@ def _laid(a: Picture, b: Picture, affine: Floats, inliers: int) -> Evidence:
         tiles=tiles.textured,
         covered=shares[1],
         covered_other=shares[0],
-        laid=Laid(ours, theirs, mask, fixed, tiles.fits, reversed_, onto),
+        laid=Laid(ours, theirs, mask, fixed, tiles.fits, reversed_, onto, place),
     )
 
 
@@ -327,7 +343,7 @@ def _refined(found: Evidence, perspective: bool, always: bool = False) -> Eviden
     tiles = compared(moved, laid.fixed)
     if tiles.pixels <= found.pixels:
         return found
-    return replace(_with_tiles(found, tiles), laid=laid._replace(ours=moved))
+    return replace(_with_tiles(found, tiles), laid=laid.moved(moved, better))
 
 
 def _with_tiles(found: Evidence, tiles: Tiles) -> Evidence:

@@ -36,6 +36,10 @@ class Part(NamedTuple):
         (left, top, right, bottom), (width, height) = box, size
         return cls(left / width, top / height, right / width, bottom / height)
 
+    @property
+    def area(self) -> float:
+        return (self.right - self.left) * (self.bottom - self.top)
+
     def crop(self, image: Image.Image) -> Image.Image:
         """Rounded inwards: a line that belongs half to the edge is worse than one that is missing."""
         if self == WHOLE:
@@ -61,6 +65,11 @@ class Inner:
         """The picture, as large as the RGB image shows it; that may be decoded at another size than it was found in."""
         inside = self.before.crop(image)
         return inside if self.turn is None else self.after.crop(turned_back(inside, self.turn))
+
+    @property
+    def share(self) -> float:
+        """Of the image's area, 0..1."""
+        return self.before.area * self.after.area
 
     @property
     def packed(self) -> bytes:

@@ -9,6 +9,7 @@ model, whose coefficients lie in `verification_model`.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -266,7 +267,7 @@ def _unless_contested(
     contested = is_contested(evidence.contested, evidence.contested_faint)
     if contested or _contradict(a, b, guess, shared, evidence if full else None, around.alone):
         return UNLIKELY
-    if _replaced(a, b, guess, evidence, full, around.alone):
+    if _replaced(a, b, guess, evidence, full, around.alone) or _beside_others(a, b, evidence):
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
@@ -292,6 +293,14 @@ def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool,
             return False
         evidence = compare(a.at(SIDE), b.at(SIDE), guess, alone=alone)
     return evidence.replaced(SURELY)
+
+
+def _beside_others(a: Views, b: Views, evidence: Evidence) -> bool:
+    """Whether one of the two is a collage, in which the other lies beside other pictures."""
+    if evidence.laid is None:
+        return False
+    onto = evidence.laid.onto
+    return b.holds_beside_others(a, onto) or a.holds_beside_others(b, cv2.invertAffineTransform(onto))
 
 
 def _matched(probability: float, evidence: Evidence, crowding: float) -> bool:

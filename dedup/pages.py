@@ -152,6 +152,12 @@ def _steps(channels: Any) -> UInt8Array:
     return np.asarray(functools.reduce(cv2.max, steps))
 
 
+def seams(channels: Any) -> Any:
+    """Of (H, W) channels how much each step from a pixel to the next of its line looks like one of an upright seam,
+    (H, W - 1) float32, at most 1."""
+    return _seams(_steps(channels))
+
+
 def _seams(step: UInt8Array) -> Any:
     """How much each of these steps looks like one of an upright seam, (H, W - 1) float32, at most 1."""
     ridge = cv2.compare(step, cv2.dilate(step, np.ones((1, _RIDGE), np.uint8)), cv2.CMP_EQ)

@@ -32,7 +32,7 @@ from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.images import MAX_PIXELS
-from dedup.inner import inner_picture
+from dedup.inner import Inner, inner_picture
 from dedup.local_features import SIDE
 from dedup.looks import contradict, judge
 from dedup.pair_features import CROWD, thumbnail_features
@@ -63,7 +63,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 23  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 24  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -93,6 +93,10 @@ TURNED, TURNED_BETTER, INVERTED = 0.6, 0.1, 0.85
 # But those that have hardly more than three grey levels: turned, a flag or an arrow is another one, and so is a sign
 # whose colours are inverted.
 UPRIGHT = 0.9
+
+# Of an image with two pictures beside each other one may have been taken for a bar; what is left ends in a seam of the
+# image, and is no part of a collage. That leaves less of the area.
+MUCH_CUT_OFF = 0.8
 
 
 @dataclass(frozen=True)
@@ -364,7 +368,11 @@ class _Pictures:
         self._read, self._held, self._max_pixels = read_image, held, max_pixels
 
     def __call__(self, row: int) -> Views:
-        return self._held.get(self._sample_ids[row].as_py(), lambda: Views(self._pixels(row)))
+        return self._held.get(self._sample_ids[row].as_py(), lambda: Views(self._pixels(row), self._cut(row)))
+
+    def _cut(self, row: int) -> bool:
+        inner = self._inner[row].as_py()
+        return inner is not None and Inner.unpacked(inner).share < MUCH_CUT_OFF
 
     def _pixels(self, row: int) -> UInt8Array:
         if self._sides[row] <= THUMBNAIL_SIDE:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dedup.collages import fills_a_cell, is_divided
 from dedup.drawings import is_drawn, strength
 from dedup.geometry import noise, softened
 from dedup.local_features import SIDE, Picture, grey_at, lost_at_a_glance, picture
@@ -16,6 +17,7 @@ from dedup.pages import find_box
 from dedup.small_evidence import SMALL_SIDE, SmallView, resized, small_view
 
 UInt8Array = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 # Pictures that lose more of their contrast at half the size, as print does, are looked at in full at once: of 160 pairs
 # of copies of printed pages the first look gave up 36 that the second accepts.
@@ -25,14 +27,15 @@ FINE = 1 / 3
 class Views:
     """One image at the sides at which it is compared, each prepared when first asked for."""
 
-    def __init__(self, rgb: UInt8Array) -> None:
-        """`rgb` (H, W, 3) uint8, the picture, at SIDE pixels or more where it has so many."""
+    def __init__(self, rgb: UInt8Array, much_cut_off: bool = False) -> None:
+        """`rgb` (H, W, 3) uint8, the picture, at SIDE pixels or more where it has so many; whether it is a part of its
+        image, of which much was cut off."""
         small = max(rgb.shape[:2]) <= SMALL_SIDE
         # Of larger pictures no more is held than the views need.
-        self._hold(small, rgb if small else grey_at(rgb, SIDE), resized(rgb))
+        self._hold(small, rgb if small else grey_at(rgb, SIDE), resized(rgb), much_cut_off)
 
-    def _hold(self, small: bool, pixels: UInt8Array, colour: UInt8Array) -> None:
-        self.small, self._pixels, self._colour = small, pixels, colour
+    def _hold(self, small: bool, pixels: UInt8Array, colour: UInt8Array, much_cut_off: bool) -> None:
+        self.small, self._pixels, self._colour, self._much_cut_off = small, pixels, colour, much_cut_off
         self._prepared: dict[int, Picture] = {}
         self._without_thin: dict[bool, Views] = {}
 
@@ -54,7 +57,7 @@ class Views:
     def inverted(self) -> Views:
         """The negative: its levels taken from 255."""
         negative = object.__new__(Views)
-        negative._hold(self.small, 255 - self._pixels, 255 - self._colour)
+        negative._hold(self.small, 255 - self._pixels, 255 - self._colour, self._much_cut_off)
         return negative
 
     @cached_property
@@ -92,6 +95,14 @@ class Views:
         return find_box(self._grey) is not None
 
     @cached_property
+    def _divided(self) -> bool:
+        return is_divided(self._grey)
+
+    def holds_beside_others(self, part: Views, onto: Floats) -> bool:
+        """Whether it is a collage of that picture and others; `onto` as of `collages.fills_a_cell`."""
+        return self._divided and not part._much_cut_off and fills_a_cell(part._grey, self._grey, onto)
+
+    @cached_property
     def strength(self) -> float:
         """`drawings.strength`."""
         return strength(self._grey)
@@ -107,7 +118,7 @@ class Views:
     def _with(self, grey: UInt8Array) -> Views:
         """This one, (H, W) at SIDE, in its place."""
         views = object.__new__(Views)
-        views._hold(False, grey, self._colour)
+        views._hold(False, grey, self._colour, self._much_cut_off)
         return views
 
     @cached_property

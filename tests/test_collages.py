@@ -1,0 +1,161 @@
+"""A collage is no copy of a picture that fills one of its cells; what lies on a page is one, and so is a crop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from dedup.collages import fills_a_cell, is_divided
+from dedup.local_features import SIDE, grey_at
+from dedup.transforms import TRANSFORMS
+from tests.verification import photograph, png, verified
+
+NAMES = ("astronaut", "chelsea", "coffee", "china", "coins")
+OTHERS = ("flower", "camera", "immunohistochemistry")
+WHITE = (255, 255, 255)
+Cells = list[Image.Image]
+
+
+def picture(name: str) -> Image.Image:
+    return photograph(name).resize((360, 270), Image.Resampling.LANCZOS)
+
+
+def row(cells: Cells, gap: int = 0, size: tuple[int, int] = (360, 270)) -> Image.Image:
+    page = Image.new("RGB", (len(cells) * (size[0] + gap) - gap, size[1]), WHITE)
+    for number, cell in enumerate(cells):
+        page.paste(cell if cell.size == size else ImageOps.fit(cell, size), (number * (size[0] + gap), 0))
+    return page
+
+
+def column(cells: Cells, gap: int = 0) -> Image.Image:
+    page = Image.new("RGB", (360, len(cells) * (270 + gap) - gap), WHITE)
+    for number, cell in enumerate(cells):
+        page.paste(cell, (0, number * (270 + gap)))
+    return page
+
+
+def square(cells: Cells) -> Image.Image:
+    upper, lower = row(cells[:2]), row(cells[2:4])
+    page = Image.new("RGB", (720, 540))
+    page.paste(upper, (0, 0))
+    page.paste(lower, (0, 270))
+    return page
+
+
+COLLAGES: dict[str, Callable[[Cells], Image.Image]] = {
+    "two beside each other": lambda cells: row(cells[:2]),
+    "two below each other": lambda cells: column(cells[:2]),
+    "with a gap": lambda cells: row(cells[:2], gap=12),
+    "below each other with a gap": lambda cells: column(cells[:2], gap=12),
+    "each cut to a square": lambda cells: row(cells[:2], size=(270, 270)),
+    "three in a row": lambda cells: row([cells[1], cells[0], cells[2]]),
+    "four in a square": square,
+}
+
+
+def cells(name: str) -> Cells:
+    return [picture(each) for each in (name, *OTHERS)]
+
+
+def accepted(first: Image.Image, second: Image.Image) -> bool:
+    verdicts = verified({"a": png(first), "b": png(second)}, [("a", "b")])
+    swapped = verified({"a": png(second), "b": png(first)}, [("a", "b")])
+    found = [bool(each.probability[0] >= 0.9) for each in (verdicts, swapped)]
+    assert found[0] == found[1]
+    return found[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", COLLAGES)
+def test_a_collage_is_no_copy_of_one_of_its_pictures(kind: str, name: str) -> None:
+    assert not accepted(picture(name), COLLAGES[kind](cells(name)))
+
+
+@pytest.mark.parametrize("kind", COLLAGES)
+def test_two_collages_that_share_a_picture_are_no_copies(kind: str) -> None:
+    first, *rest = cells("chelsea")
+    assert not accepted(COLLAGES[kind]([first, *rest]), COLLAGES[kind]([first, *cells("china")[:1], *rest]))
+
+
+@pytest.mark.parametrize("copy", ["recompress", "shrink", "mirror", "crop_70", "grey", "overlay", "border"])
+@pytest.mark.parametrize("kind", COLLAGES)
+def test_a_collage_is_found_itself(kind: str, copy: str) -> None:
+    collage = COLLAGES[kind](cells("coffee"))
+    encoded = TRANSFORMS[copy](collage, np.random.default_rng(2)).data
+    verdicts = verified({"a": png(collage), "b": encoded}, [("a", "b")])
+    assert verdicts.probability[0] >= 0.9
+
+
+def half(image: Image.Image, side: str) -> Image.Image:
+    width, height = image.size
+    boxes = {
+        "left": (0, 0, width // 2, height),
+        "right": (width // 2, 0, width, height),
+        "top": (0, 0, width, height // 2),
+        "bottom": (0, height // 2, width, height),
+    }
+    return image.crop(boxes[side])
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "china", "coins"])
+def test_a_half_of_a_photograph_ends_in_no_seam(name: str, side: str) -> None:
+    whole = whole_at_side(photograph(name))
+    part = whole_at_side(half(photograph(name), side))
+    scale = {"left": (0.5, 1), "right": (0.5, 1), "top": (1, 0.5), "bottom": (1, 0.5)}[side]
+    shift = {"left": (0, 0), "right": (0.5, 0), "top": (0, 0), "bottom": (0, 0.5)}[side]
+    onto = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    assert not fills_a_cell(part, whole, onto)
+
+
+def whole_at_side(image: Image.Image) -> npt.NDArray[np.uint8]:
+    return grey_at(np.asarray(image), SIDE)
+
+
+def below_words(image: Image.Image) -> Image.Image:
+    """As a post shows it: the words are textured, too, but on paper."""
+    page = Image.new("RGB", (360, 480), WHITE)
+    page.paste(image, (0, 210))
+    draw = ImageDraw.Draw(page)
+    for line in range(7):
+        words = "many words that say next to nothing"
+        draw.text((12, 8 + 28 * line), words, fill=(30, 30, 30), font=ImageFont.load_default(19))
+    return page
+
+
+def before_itself(image: Image.Image) -> Image.Image:
+    page = image.resize((720, 270)).filter(ImageFilter.GaussianBlur(20))
+    page.paste(image, (180, 0))
+    return page
+
+
+def on_another(image: Image.Image) -> Image.Image:
+    page = picture("flower").resize((540, 405))
+    page.paste(image, (90, 70))
+    return page
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "china", "coins"])
+@pytest.mark.parametrize("page", [below_words, before_itself, on_another])
+def test_what_lies_on_a_page_is_no_collage(page: Callable[[Image.Image], Image.Image], name: str) -> None:
+    assert accepted(picture(name), page(picture(name)))
+
+
+@pytest.mark.parametrize("kind", COLLAGES)
+def test_cells_are_found_by_geometry_and_seams(kind: str) -> None:
+    """The same picture, elsewhere on the collage, fills no cell."""
+    whole, part = (whole_at_side(image) for image in (COLLAGES[kind](cells("china")), picture("china")))
+    assert is_divided(whole)
+    assert not fills_a_cell(part, whole, np.array([[0.4, 0, 0.25], [0, 0.4, 0.2]]))
+
+
+def test_of_a_picture_that_is_plain_or_tiny_nothing_is_said() -> None:
+    plain = np.full((256, 256), 90, np.uint8)
+    assert not is_divided(plain)
+    assert not is_divided(np.zeros((20, 256), np.uint8))
+    for onto in (np.array([[0.5, 0, 0], [0, 1.0, 0]]), np.array([[0.4, 0.4, 0], [-0.4, 0.4, 0.4]]), np.zeros((2, 3))):
+        assert not fills_a_cell(plain, plain, onto)
