@@ -9,8 +9,8 @@ The evidence becomes one probability by a logistic model with few coefficients (
 differs from embedder to embedder and from set to set, and in a uniform set thousands of different pictures pass any
 fixed value. Pixels that agree all over two pictures are worth the same everywhere.
 
-A pair's probability depends on the two images, a little on which of their ids comes first, and on how crowded the
-search found it around them: not on the order of the pairs, the batch or the threads.
+A pair's probability depends on the two images and on how crowded the search found it around them: not on their ids,
+the order of the pairs, the batch or the threads.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class VerifySettings:
 class Verdicts:
     """Of N pairs: `probability` (N,) float32, 0..1, that the two are copies; `settled` (N,) bool, whether thumbnails
     sufficed (else the images were read and compared); `guess` (N, 2, 3), the map by which the thumbnails fit best, as
-    `evidence.compare` takes it; `inverted` (N,) bool, whether that is so once one is inverted, as negatives are."""
+    `evidence.compare` takes it, of the image that `_by_content` puts first; `inverted` (N,) bool, whether that is so
+    once one is inverted, as negatives are."""
 
     probability: Singles
     settled: Bools
@@ -176,8 +177,9 @@ def verify_pairs(
 
     Raises ManifestError where a sample has no descriptor or no thumbnail, ShardError where a shard cannot be read.
     """
-    i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
-    around = np.zeros((len(i), 3)) if crowding is None else np.asarray(crowding, np.float64)
+    a, b = (_rows(pairs[name], descriptors) for name in ("a", "b"))
+    i, j = _by_content(a, b, descriptors)
+    around = np.zeros((len(a), 3)) if crowding is None else np.asarray(crowding, np.float64)
     first = settle_pairs(pairs, descriptors, alone=around[:, 1] <= CROWD) if first is None else first
     probability = first.probability.copy()
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
@@ -189,17 +191,17 @@ def verify_pairs(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
     try:
-        for row in undecided[np.lexsort((j[undecided], i[undecided]))]:
+        for row in undecided[np.lexsort((b[undecided], a[undecided]))]:
             try:
-                a, b = load(int(i[row])), load(int(j[row]))
+                one, other = load(int(i[row])), load(int(j[row]))
             except ImageError as error:
                 logger.warning("%s; its pair with the other image is not accepted", error)
                 probability[row] = 0.0
             else:
                 if probability[row] == SAME_PROBABILITY:
-                    probability[row] = UNLIKELY if contradict(a, b, first.guess[row]) else SAME_PROBABILITY
+                    probability[row] = UNLIKELY if contradict(one, other, first.guess[row]) else SAME_PROBABILITY
                 else:
-                    probability[row] = _judge(a, b, first, int(row), Around(*crowds[row]))
+                    probability[row] = _judge(one, other, first, int(row), Around(*crowds[row]))
     finally:
         cv2.setNumThreads(threads)
     return replace(first, probability=probability)
@@ -219,7 +221,8 @@ def settle_pairs(
     pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
     that accepted pairs or hashes of pictures on pages suggest, or that are `alone` (N,), where no crowd is known around
     either, if grey levels explain each other there."""
-    i, j = (_rows(pairs[name], descriptors) for name in ("a", "b"))
+    a, b = (_rows(pairs[name], descriptors) for name in ("a", "b"))
+    i, j = _by_content(a, b, descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
     hopeful = _suggested(pairs) if hopeful is None else hopeful | _suggested(pairs)
@@ -390,6 +393,19 @@ def _rows(sample_ids: pa.ChunkedArray, descriptors: pa.Table) -> Ints:
         missing = sample_ids.filter(pc.is_null(rows))[0]
         raise ManifestError(f"{missing}: a candidate without a descriptor; describe and search again")
     return np.asarray(rows.to_numpy(), np.intp)
+
+
+def _by_content(a: Ints, b: Ints, descriptors: pa.Table) -> tuple[Ints, Ints]:
+    """The ends of each pair, the larger image first, of equally large ones that whose thumbnail's bytes come first: a
+    few decisions follow from which picture is laid onto the other, and are not to follow from the ids."""
+    pixels = _column(descriptors, "width") * _column(descriptors, "height")
+    swapped = pixels[b] > pixels[a]
+    equal = np.flatnonzero(pixels[a] == pixels[b])
+    thumbnails = _thumbnails(descriptors)
+    content = {row: thumbnails[row].tobytes() for row in np.unique(np.concatenate([a[equal], b[equal]])).tolist()}
+    pairs = zip(a[equal].tolist(), b[equal].tolist(), strict=True)
+    swapped[equal] = [content[second] < content[first] for first, second in pairs]
+    return np.where(swapped, b, a), np.where(swapped, a, b)
 
 
 def _thumbnails(descriptors: pa.Table) -> UInt8Array:

@@ -79,6 +79,22 @@ def test_each_image_is_read_once_and_none_for_settled_pairs() -> None:
     )
 
 
+def test_nothing_follows_from_names() -> None:
+    files, pairs = some_pairs()
+    for kind in ("crop_50", "rotate", "mirror+border"):
+        files[kind] = TRANSFORMS[kind](photograph("coffee"), np.random.default_rng(3)).data
+        pairs.append((kind, "coffee"))
+    wanted = verified(files, pairs)
+    renamed = {name: f"{number:04d}" for number, name in enumerate(sorted(files, reverse=True))}
+    found = verified(
+        {renamed[name]: data for name, data in files.items()}, [(renamed[b], renamed[a]) for a, b in pairs]
+    )
+    assert found.probability.tobytes() == wanted.probability.tobytes()
+    assert found.settled.tolist() == wanted.settled.tolist()
+    np.testing.assert_array_equal(found.guess, wanted.guess)
+    assert not wanted.settled.all()
+
+
 def test_what_thumbnails_said_before_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     files, pairs = some_pairs()
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
