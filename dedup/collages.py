@@ -41,6 +41,7 @@ _STRIP = 12  # pixels
 # both bands from which it says anything.
 _SAME, _OTHER, _TELLING = 0.4, 0.25, 4.0
 _UPRIGHT = 0.06  # of its length, by which a side of the part may lean
+_SMALL, _REPEATED = 32, 0.8  # pixels, and the correlation from which the rest is the same picture again
 # A picture is neither drawn nor so plain or blurred that less of its blocks, pixels wide, hold so much detail.
 _DETAILED, _DETAIL, _FINE, _BLOCK = 0.35, 2.0, (0.8, 2.4), 16
 
@@ -82,7 +83,9 @@ def fills_a_cell(part: UInt8Array, whole: UInt8Array, onto: Floats) -> bool:
                 ends.append(end)
     if not _SMALLEST * whole.size <= cell.area <= _LARGEST * whole.size:
         return False
-    return any(sides.divides(end, cell) and _is_picture(end.beyond(whole)) for end in ends)
+    shown = whole[cell.top : cell.bottom, cell.left : cell.right]
+    beyond = (end.beyond(whole) for end in ends if sides.divides(end, cell))
+    return any(_is_picture(rest) and not _repeats(shown, rest) for rest in beyond)
 
 
 class _End(NamedTuple):
@@ -95,8 +98,8 @@ class _End(NamedTuple):
     seam: bool
 
     def beyond(self, whole: UInt8Array) -> UInt8Array:
-        grey = whole if self.across else whole.T
-        return np.ascontiguousarray(grey[:, self.at + _NEAR :] if self.far else grey[:, : max(0, self.at - _NEAR)])
+        span = slice(self.at + _NEAR, None) if self.far else slice(max(0, self.at - _NEAR))
+        return np.ascontiguousarray(whole[:, span] if self.across else whole[span])
 
 
 class _Box(NamedTuple):
@@ -208,3 +211,12 @@ def _is_picture(rest: UInt8Array) -> bool:
     blocks = (rest.shape[1] // _BLOCK, rest.shape[0] // _BLOCK)
     detail = np.sqrt(cv2.resize(band * band, blocks, interpolation=cv2.INTER_AREA))
     return float((detail > _DETAIL).mean()) >= _DETAILED
+
+
+def _repeats(shown: UInt8Array, rest: UInt8Array) -> bool:
+    """Whether the rest shows the same once more, as it is or mirrored."""
+    first, second = (cv2.resize(grey, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA) for grey in (shown, rest))
+    return any(
+        float(np.corrcoef(first.ravel(), each.ravel())[0, 1]) >= _REPEATED
+        for each in (second, second[:, ::-1], second[::-1])
+    )

@@ -60,9 +60,10 @@ class DecideSettings:
     grouping: str = "star"
     """star (a removed image is a direct likeness of its keeper) or components (over any chain of likenesses)."""
 
-    keep: str = "largest,most_copies"
-    """Who stays of a group: largest, most_pixels, most_copies, smallest_file, longest_caption, first, highest:FIELD,
-    lowest:FIELD (of the sample's json), or several with commas between, later ones breaking ties."""
+    keep: str = "representative,largest"
+    """Who stays of a group: representative (most pixels times what it stands for), largest, most_pixels, most_copies,
+    smallest_file, longest_caption, first, highest:FIELD, lowest:FIELD (of the sample's json), or several with commas
+    between, later ones breaking ties."""
 
     keep_up_to: int = 1
     """How many images of a group stay, the first in keep order."""
@@ -126,7 +127,7 @@ def columns_to_decide(settings: DecideSettings, hash_name: str = "") -> list[str
 
 
 def _by_size(policies: Sequence[Keep]) -> bool:
-    return any(keep.name == BY_SIZE for keep in policies)
+    return any(keep.name in BY_SIZE for keep in policies)
 
 
 def decide_rows(

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.float64]
 
-BY_SIZE = "largest"
+BY_SIZE = frozenset({"representative", "largest"})  # how much of an image is the picture matters to these
 # Columns that are no descriptor columns.
 COPIES = "copies"  # of each row `groups.direct_copies`
 PICTURE_SHARE = "picture_share"  # `page_shares.picture_shares`; where it is absent, images are all picture
@@ -108,7 +108,12 @@ def _id_rank(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 
 POLICIES: dict[str, Policy] = {
-    BY_SIZE: Policy(
+    "representative": Policy(
+        "the image with most pixels times what it stands for: itself and its direct copies, by accepted pairs",
+        ("width", "height", COPIES),
+        lambda rows, _: -_pixels_of_picture(rows) * (1 + _floats(rows[COPIES])),
+    ),
+    "largest": Policy(
         "the image with most pixels; the page or frame around a picture does not count",
         ("width", "height"),
         lambda rows, _: -_pixels_of_picture(rows),

@@ -90,6 +90,12 @@ def test_a_collage_is_found_itself(kind: str, copy: str) -> None:
     assert verdicts.probability[0] >= 0.9
 
 
+@pytest.mark.parametrize("kind", [row, column])
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "coins"])
+def test_what_shows_one_picture_twice_shows_no_other(name: str, kind: Callable[[Cells], Image.Image]) -> None:
+    assert accepted(picture(name), kind([picture(name), picture(name)]))
+
+
 def half(image: Image.Image, side: str) -> Image.Image:
     width, height = image.size
     boxes = {

@@ -52,17 +52,17 @@ def kept(rows: dict[str, dict[str, Any]]) -> str:
     return "".join(name for name, row in rows.items() if row["status"] == "kept")
 
 
-def test_of_equally_large_images_the_one_with_most_copies_stays() -> None:
+def test_who_stands_for_most_stays_unless_another_is_far_larger() -> None:
     """The picture itself, not a copy of it with words over it, of which others are no copies."""
     settings = DecideSettings()
-    rows = pa.table({"sample_id": list("abcdef"), "width": [8] * 5 + [9], "height": [8] * 6, "error": pa.nulls(6)})
+    rows = pa.table({"sample_id": list("abcdef"), "width": [8] * 5 + [20], "height": [8] * 6, "error": pa.nulls(6)})
     assert set(columns_to_decide(settings)) == set(rows.column_names)
     pairs: list[Pair] = [("a", "b", "verified", 0.9)] + [("b", other, "verified", 0.9) for other in "cd"]
     pairs += [("c", "e", "verified", 0.9), ("e", "f", "verified", 0.9)]
     table = pa.Table.from_pylist([dict(zip(("a", "b", "method", "score"), pair, strict=True)) for pair in pairs])
     table = table.append_column("accepted", pa.array([True] * len(pairs)))
     groups, chosen = decide_rows(table, rows, settings)
-    assert groups["keeper"].to_pylist() == ["b", None, "b", "b", "f", None]  # f is larger
+    assert groups["keeper"].to_pylist() == ["b", None, "b", "b", "f", None]  # f is far larger
     assert chosen["status"].to_pylist() == ["removed", "kept", "removed", "removed", "removed", "kept"]
     _, by_size_alone = decide_rows(table, rows, DecideSettings(keep="largest"))
     assert by_size_alone["status"].to_pylist() == ["kept", "removed", "kept", "kept", "removed", "kept"]

@@ -105,6 +105,14 @@ def test_of_equally_large_ones_the_one_with_most_copies_comes_first() -> None:
     assert kept_first(rows, "largest,most_copies") == "dbca"
 
 
+def test_twice_as_many_copies_count_as_twice_as_large() -> None:
+    """Itself counts, too: of two images that are copies of each other the larger one stays."""
+    rows = table(width=[10, 14, 20, 40], height=[10, 10, 10, 10], copies=[3, 1, 1, 0])
+    assert kept_first(rows, "representative") == "acdb"
+    assert kept_first(rows, "representative,largest") == "dcab"
+    assert kept_first(table(width=[10, 11], height=[10, 10], copies=[1, 1]), "representative") == "ba"
+
+
 def test_largest_is_by_pixels_not_by_side() -> None:
     assert kept_first(table(width=[100, 30, 60], height=[10, 40, 60]), "largest") == "cba"
 
@@ -180,7 +188,7 @@ def test_parse() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("biggest", "unknown keep policy 'biggest'; choose from largest, .*highest:<field>"),
+        ("biggest", "unknown keep policy 'biggest'; choose from representative, largest, .*highest:<field>"),
         ("", "unknown keep policy ''"),
         ("largest,", "unknown keep policy ''"),
         ("highest", "'highest' needs a field"),
