@@ -84,8 +84,8 @@ def fills_a_cell(part: UInt8Array, whole: UInt8Array, onto: Floats) -> bool:
     if not _SMALLEST * whole.size <= cell.area <= _LARGEST * whole.size:
         return False
     shown = whole[cell.top : cell.bottom, cell.left : cell.right]
-    beyond = (end.beyond(whole) for end in ends if sides.divides(end, cell))
-    return any(_is_picture(rest) and not _repeats(shown, rest) for rest in beyond)
+    dividing = (end for end in ends if sides.divides(end, cell))
+    return any(_is_picture(end.beyond(whole, _NEAR)) and not _repeats(shown, end.beyond(whole, 0)) for end in dividing)
 
 
 class _End(NamedTuple):
@@ -97,8 +97,9 @@ class _End(NamedTuple):
     at: int
     seam: bool
 
-    def beyond(self, whole: UInt8Array) -> UInt8Array:
-        span = slice(self.at + _NEAR, None) if self.far else slice(max(0, self.at - _NEAR))
+    def beyond(self, whole: UInt8Array, by: int) -> UInt8Array:
+        """What lies by so many pixels beyond it."""
+        span = slice(self.at + by, None) if self.far else slice(max(0, self.at - by))
         return np.ascontiguousarray(whole[:, span] if self.across else whole[span])
 
 
