@@ -216,8 +216,14 @@ def _is_picture(rest: UInt8Array) -> bool:
 
 def _repeats(shown: UInt8Array, rest: UInt8Array) -> bool:
     """Whether the rest shows the same once more, as it is or mirrored."""
-    first, second = (cv2.resize(grey, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA) for grey in (shown, rest))
-    return any(
-        float(np.corrcoef(first.ravel(), each.ravel())[0, 1]) >= _REPEATED
-        for each in (second, second[:, ::-1], second[::-1])
+    first, second = (
+        _normed(cv2.resize(grey, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)) for grey in (shown, rest)
     )
+    again = (second, second[:, ::-1], second[::-1])
+    return max(float((first * each).sum()) for each in again) >= _REPEATED
+
+
+def _normed(grey: UInt8Array) -> Floats:
+    """Of mean 0 and length 1; of length 0 where it is plain."""
+    centred = grey - grey.mean()
+    return np.asarray(centred / max(float(np.linalg.norm(centred)), 1.0))

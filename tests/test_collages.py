@@ -100,6 +100,14 @@ def test_what_shows_one_picture_twice_shows_no_other(name: str, mirrored: bool) 
     assert not fills_a_cell(whole_at_side(image), whole_at_side(row([image, again])), first)
 
 
+def test_a_plain_cell_is_one_too() -> None:
+    """Of a picture that is plain in the cell nothing is divided by its contrast."""
+    plain = Image.new("RGB", (360, 270), (90, 120, 60))
+    collage = row([plain, picture("coffee")])
+    first = np.array([[0.5, 0, 0], [0, 1.0, 0]])
+    assert fills_a_cell(whole_at_side(plain), whole_at_side(collage), first)
+
+
 def half(image: Image.Image, side: str) -> Image.Image:
     width, height = image.size
     boxes = {
