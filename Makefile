@@ -77,6 +77,7 @@ bench: $(STAMP) ## the figures in README.md, but for the attack's (make attack):
 	$(BIN)/python -m pipelines.benchmark uniform '$(LOOKALIKES)'
 	$(BIN)/python -m pipelines.benchmark mixed '$(PHOTOS)' '$(CIFAR)'
 	$(BIN)/python -m pipelines.benchmark unseen '$(PHOTOS)'
+	$(BIN)/python -m pipelines.benchmark collages '$(PHOTOS)'
 
 lock: $(STAMP) ## choose new versions into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-header --no-annotate --upgrade \

@@ -10,6 +10,7 @@ peers PHOTOS      planted copies found and false pairs, beside other tools
 edges RUN         the pairs nearest to the threshold, as contact sheets, and their labels
 mixed PHOTOS SMALL   planted copies found among many small pictures, and whether anything joins the two
 unseen PHOTOS     copies by transforms that nothing was fitted on, and photographs with the same words over them
+collages PHOTOS   photographs, and collages with them: none is a copy of another
 uniform LOOKALIKES   uniform sets: planted copies found, and what is removed that is no copy
 calibration PHOTOS   recall of planted copies by transform, and false pairs, as `dedup calibrate` reports them
 """
@@ -38,6 +39,7 @@ from dedup.shards import ShardReader, list_shards
 from pipelines import (
     calibrate,
     clean_benchmark,
+    collage_benchmark,
     comparison,
     filter_benchmark,
     mixed_benchmark,
@@ -341,6 +343,21 @@ def unseen(photos: str, *, copies: int = 4, seed: int = 0) -> None:
         Of the planting.
     """
     for line in unseen_benchmark.report(photos, copies, seed):
+        print(line, flush=True)
+
+
+@app.command
+def collages(photos: str, *, seed: int = 0) -> None:
+    """Each photograph alone and in a collage with others: what is removed.
+
+    Parameters
+    ----------
+    photos
+        Shards of photographs that are all different.
+    seed
+        Of the planting.
+    """
+    for line in collage_benchmark.report(photos, seed):
         print(line, flush=True)
 
 

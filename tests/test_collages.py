@@ -12,52 +12,19 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from dedup.collages import fills_a_cell, is_divided
 from dedup.local_features import SIDE, grey_at
 from dedup.transforms import TRANSFORMS
+from pipelines.collage_benchmark import COLLAGES, row
 from tests.verification import photograph, png, verified
 
 NAMES = ("astronaut", "chelsea", "coffee", "china", "coins")
-OTHERS = ("flower", "camera", "immunohistochemistry")
+OTHERS = ("camera", "flower", "immunohistochemistry")
 WHITE = (255, 255, 255)
-Cells = list[Image.Image]
 
 
 def picture(name: str) -> Image.Image:
     return photograph(name).resize((360, 270), Image.Resampling.LANCZOS)
 
 
-def row(cells: Cells, gap: int = 0, size: tuple[int, int] = (360, 270)) -> Image.Image:
-    page = Image.new("RGB", (len(cells) * (size[0] + gap) - gap, size[1]), WHITE)
-    for number, cell in enumerate(cells):
-        page.paste(cell if cell.size == size else ImageOps.fit(cell, size), (number * (size[0] + gap), 0))
-    return page
-
-
-def column(cells: Cells, gap: int = 0) -> Image.Image:
-    page = Image.new("RGB", (360, len(cells) * (270 + gap) - gap), WHITE)
-    for number, cell in enumerate(cells):
-        page.paste(cell, (0, number * (270 + gap)))
-    return page
-
-
-def square(cells: Cells) -> Image.Image:
-    upper, lower = row(cells[:2]), row(cells[2:4])
-    page = Image.new("RGB", (720, 540))
-    page.paste(upper, (0, 0))
-    page.paste(lower, (0, 270))
-    return page
-
-
-COLLAGES: dict[str, Callable[[Cells], Image.Image]] = {
-    "two beside each other": lambda cells: row(cells[:2]),
-    "two below each other": lambda cells: column(cells[:2]),
-    "with a gap": lambda cells: row(cells[:2], gap=12),
-    "below each other with a gap": lambda cells: column(cells[:2], gap=12),
-    "each cut to a square": lambda cells: row(cells[:2], size=(270, 270)),
-    "three in a row": lambda cells: row([cells[1], cells[0], cells[2]]),
-    "four in a square": square,
-}
-
-
-def cells(name: str) -> Cells:
+def cells(name: str) -> list[Image.Image]:
     return [picture(each) for each in (name, *OTHERS)]
 
 
