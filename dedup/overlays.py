@@ -28,7 +28,6 @@ _MOST_WITH_EDGES = 0.5  # ... with what belongs to it around it
 # ... but one upright rectangle, whatever it shows: things have other shapes. So much of it is other, and of what is
 # other so much lies in it.
 _MOST_OF_A_BOX, _FILLED = 0.36, 0.85
-_OF_A_LINE = 0.5  # of its outermost lines: what is other beside it, or as alignment is not exact, does not belong to it
 # Times the edges near it that the one has where the box ends, at most, and the other, at least: the rim of an inset may
 # be like what is around it, and two insets may both have soft edges.
 _SURELY_GOES_ON, _EDGE_OF_A_BOX = 1.05, 1.25
@@ -105,17 +104,13 @@ def _box(other: Bools, mask: UInt8Array) -> Bools | None:
     """The upright rectangle that nearly all of what is `other` fills; None where that has another shape."""
     _, things, stats, _ = cv2.connectedComponentsWithStats(_closed(other))
     thing = int(stats[1:, cv2.CC_STAT_AREA].argmax()) + 1 if len(stats) > 1 else 0
-    if not thing:
-        return None
-    left, top, width, height, _ = stats[thing]
-    inside = things[top : top + height, left : left + width] == thing
-    rows, columns = (np.flatnonzero(inside.mean(axis) >= _OF_A_LINE) for axis in (1, 0))
-    if not (rows.size and columns.size):
+    left, top, width, height, area = stats[thing]
+    held = float((other & (things == thing)).sum())
+    if not thing or area < _FILLED * width * height or held < _FILLED * float(other.sum()):
         return None
     box = np.zeros_like(other)
-    box[top + rows[0] : top + rows[-1] + 1, left + columns[0] : left + columns[-1] + 1] = True
-    filled, held = float((things[box] == thing).mean()), float((other & box & (things == thing)).sum())
-    return box & (mask > 0) if filled >= _FILLED and held >= _FILLED * float(other.sum()) else None
+    box[top : top + height, left : left + width] = True
+    return box & (mask > 0)
 
 
 def thin(grey: UInt8Array) -> tuple[float, float]:

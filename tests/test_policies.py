@@ -105,7 +105,7 @@ def test_of_equally_large_ones_the_one_with_most_copies_comes_first() -> None:
     assert kept_first(rows, "largest,most_copies") == "dbca"
 
 
-def test_twice_as_many_copies_count_as_twice_as_large() -> None:
+def test_who_stands_for_twice_as_many_counts_as_twice_as_large() -> None:
     """Itself counts, too: of two images that are copies of each other the larger one stays."""
     rows = table(width=[10, 14, 20, 40], height=[10, 10, 10, 10], copies=[3, 1, 1, 0])
     assert kept_first(rows, "representative") == "acdb"
