@@ -6,7 +6,8 @@
 Whoever takes a collage for a copy of one of its pictures takes that picture for a copy of the others, and what only the
 collage shows goes with it. A crop is as small a part of the picture that it comes from, but where it ends nothing ends
 in that picture; a cell of a collage ends in seams and at borders all around. So may a picture that lies on a page; but
-there the rest is plain, drawn or blurred, or no seam runs from border to border.
+there the rest is plain, drawn or blurred, or no seam runs from border to border. And where the rest shows the same
+picture once more nothing else goes with it.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ _STRIP = 12  # pixels
 # both bands from which it says anything.
 _SAME, _OTHER, _TELLING = 0.4, 0.25, 4.0
 _UPRIGHT = 0.06  # of its length, by which a side of the part may lean
-_SMALL, _REPEATED = 32, 0.7  # pixels, and the correlation from which a place shows the same picture again
+# The longer side, in pixels, of a cell that is looked for elsewhere, the least shorter one, and the correlation from
+# which a place shows the same picture again.
+_SMALL, _LEAST_SHOWN, _REPEATED = 32, 4, 0.7
 # A picture is neither drawn nor so plain or blurred that less of its blocks, pixels wide, hold so much detail.
 _DETAILED, _DETAIL, _FINE, _BLOCK = 0.35, 2.0, (0.8, 2.4), 16
-_SHARPEST = 0.5  # times the detail of the cell: the rest may be the picture itself, a little blurred
+_AS_SHARP = 0.5  # times the detail of the cell: the rest may be the picture itself, a little blurred
 
 
 def is_divided(whole: UInt8Array) -> bool:
@@ -87,7 +90,7 @@ def fills_a_cell(part: UInt8Array, whole: UInt8Array, onto: Floats) -> bool:
         return False
     shown = whole[cell.top : cell.bottom, cell.left : cell.right]
     dividing = (end for end in ends if sides.divides(end, cell))
-    if not any(_is_picture(end.beyond(whole, _NEAR), _SHARPEST * _detail(shown)) for end in dividing):
+    if not any(_is_picture(end.beyond(whole, _NEAR), _AS_SHARP * _detail(shown)) for end in dividing):
         return False
     return not _repeated(whole, cell)
 
@@ -233,8 +236,8 @@ def _repeated(whole: UInt8Array, cell: _Box) -> bool:
     small = cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
     left, top, right, bottom = (int(edge * shrink) for edge in cell)
     shown = np.ascontiguousarray(small[top:bottom, left:right])
-    if shown.std() < 1:
-        return False  # what is plain is everywhere
+    if min(shown.shape) < _LEAST_SHOWN or shown.std() < 1:
+        return False  # what is next to nothing, or plain, is everywhere
     for again in (shown, shown[:, ::-1], shown[::-1], shown[::-1, ::-1]):
         found = np.abs(cv2.matchTemplate(small, np.ascontiguousarray(again), cv2.TM_CCOEFF_NORMED))
         beside = np.ones_like(found, bool)

@@ -164,6 +164,22 @@ def test_cells_are_found_by_geometry_and_seams(kind: str) -> None:
     assert not fills_a_cell(part, whole, np.array([[0.4, 0, 0.25], [0, 0.4, 0.2]]))
 
 
+@pytest.mark.parametrize("size", [(256, 40), (40, 256), (256, 256), (33, 90)])
+def test_any_map_of_any_part_is_answered(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(size))
+    strips = [rng.integers(0, 256, (4, size[1])).repeat(size[0] // 8, 0) for _ in range(3)]
+    whole = np.concatenate([rng.integers(0, 256, (size[0], size[1])), *strips])[: size[0]].astype(np.uint8)
+    whole[: size[0] // 5] = rng.integers(0, 256, (size[0] // 5, size[1]))
+    part = rng.integers(0, 256, (60, 200)).astype(np.uint8)
+    for _ in range(200):
+        onto = np.diag(rng.uniform(-1.2, 1.2, 2)) @ np.array(
+            [[1, 0, rng.uniform(-0.5, 1)], [0, 1, rng.uniform(-0.5, 1)]]
+        )
+        assert fills_a_cell(part, whole, onto) in (True, False)
+    for thin in (0.05, 0.1, 0.11, 0.12):
+        assert fills_a_cell(part, whole, np.array([[1.0, 0, 0], [0, thin, 0]])) in (True, False)
+
+
 def test_of_a_picture_that_is_plain_or_tiny_nothing_is_said() -> None:
     plain = np.full((256, 256), 90, np.uint8)
     assert not is_divided(plain)
