@@ -10,21 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image, ImageOps
 
-from dedup.images import decode
 from dedup.intervals import wilson
-from dedup.manifest import read_manifest
 from dedup.planting import Planted
-from dedup.transforms import Encoded, as_jpeg
-from pipelines.measured_run import dedup_run
+from dedup.transforms import as_jpeg
 from pipelines.multiplied import samples
-from pipelines.sample import write_planted
+from pipelines.unseen_benchmark import pictures, run_planted
 
 SIDE = 320  # pixels, of a cell
 _WHITE = (255, 255, 255)
-_SHARDS = 2
 _MARK = "~beside"  # in the keys of collages
 
 Cells = Sequence[Image.Image]
@@ -68,32 +63,22 @@ COLLAGES: dict[str, Callable[[Cells], Image.Image]] = {
 
 
 def plant_collages(photos: str, seed: int) -> Iterator[Planted]:
-    """Each photograph, and a collage of it and the next ones, the kinds round and round. Holds the photographs."""
-    originals = [sample for sample in samples(photos) if sample.image is not None]
-    pictures = [decode(sample.image.data, SIDE).rgb for sample in originals if sample.image is not None]
-    kinds = list(COLLAGES)
-    for number, sample in enumerate(originals):
-        assert sample.image is not None
-        yield Planted(sample.key, Encoded(sample.image.data, sample.image.extension))
-        cells = [pictures[(number + step * step) % len(pictures)] for step in range(4)]
-        key = f"{sample.key}{_MARK}"
-        collage = COLLAGES[kinds[number % len(kinds)]](cells)
-        yield Planted(key, as_jpeg(collage, np.random.default_rng([seed, number])))
+    """Each photograph, and a collage of it and others, the kinds round and round. Holds the photographs."""
+    originals = list(pictures(samples(photos)))
+    kinds = list(COLLAGES.values())
+    for number, (original, _) in enumerate(originals):
+        yield original
+        cells = [originals[(number + step * step) % len(originals)][1] for step in range(4)]
+        collage = kinds[number % len(kinds)](cells)
+        yield Planted(f"{original.key}{_MARK}", as_jpeg(collage, np.random.default_rng([seed, number])))
 
 
 def removed(photos: str, folder: Path, seed: int, arguments: tuple[str, ...] = ()) -> tuple[int, int, int]:
     """How many photographs and how many collages a run in `folder` removes, and how many there are of either."""
-    truth = list(plant_collages(photos, seed))
-    write_planted(truth, folder / "shards", _SHARDS, seed)
-    dedup_run(str(folder / "shards" / "*.tar"), folder / "run", *arguments)
-    manifest = read_manifest(str(folder / "run"), ["sample_id", "keeper"])
-    gone = _ids(manifest.filter(manifest["keeper"].is_valid()))
+    manifest, _ = run_planted(plant_collages(photos, seed), folder, seed, arguments)
+    gone = manifest.filter(manifest["keeper"].is_valid())["sample_id"].to_pylist()
     collages = sum(_MARK in name for name in gone)
-    return len(gone) - collages, collages, len(truth) // 2
-
-
-def _ids(manifest: pa.Table) -> list[str]:
-    return [str(name) for name in manifest["sample_id"].to_pylist()]
+    return len(gone) - collages, collages, len(manifest) // 2
 
 
 def report(photos: str, seed: int) -> Iterator[str]:

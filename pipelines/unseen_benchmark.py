@@ -36,7 +36,7 @@ def plant_unseen(
 ) -> Iterator[Planted]:
     """Each original, followed by `copies` copies of it by the next of the transforms, round and round."""
     names = list(transforms)
-    for number, (original, picture) in enumerate(_pictures(originals)):
+    for number, (original, picture) in enumerate(pictures(originals)):
         yield original
         for name in (names[(copies * number + place) % len(names)] for place in range(copies)):
             key = f"{original.key}~{name.replace(' ', '-')}"
@@ -46,12 +46,13 @@ def plant_unseen(
 
 def plant_shared(originals: Iterable[Sample], name: str, seed: int) -> Iterator[Planted]:
     """The same thing of SHARED over each original."""
-    for original, picture in _pictures(originals):
+    for original, picture in pictures(originals):
         rng = np.random.default_rng([seed, zlib.crc32(original.key.encode())])
         yield Planted(original.key, as_jpeg(SHARED[name](picture), rng))
 
 
-def _pictures(originals: Iterable[Sample]) -> Iterator[tuple[Planted, Image.Image]]:
+def pictures(originals: Iterable[Sample]) -> Iterator[tuple[Planted, Image.Image]]:
+    """Of each that has a picture: itself, to be planted, and the picture (RGB)."""
     for sample in originals:
         if sample.image is not None:
             whole = Encoded(sample.image.data, sample.image.extension)
@@ -67,7 +68,7 @@ def found(
     transforms: Mapping[str, Transform] = UNSEEN,
 ) -> Score:
     """What a run in `folder` makes of `plant_unseen`."""
-    manifest, truth = _run(plant_unseen(originals, copies, seed, transforms), folder, seed, arguments)
+    manifest, truth = run_planted(plant_unseen(originals, copies, seed, transforms), folder, seed, arguments)
     return score(manifest, truth)
 
 
@@ -75,12 +76,14 @@ def removed(
     originals: Iterable[Sample], name: str, folder: Path, seed: int, arguments: tuple[str, ...] = ()
 ) -> tuple[int, int]:
     """How many of `plant_shared` a run in `folder` removes, and how many there are."""
-    manifest, _ = _run(plant_shared(originals, name, seed), folder, seed, arguments)
+    manifest, _ = run_planted(plant_shared(originals, name, seed), folder, seed, arguments)
     return len(manifest) - manifest["keeper"].null_count, len(manifest)
 
 
-def _run(planted: Iterable[Planted], folder: Path, seed: int, arguments: tuple[str, ...]) -> tuple[pa.Table, pa.Table]:
-    """The manifest and the truth."""
+def run_planted(
+    planted: Iterable[Planted], folder: Path, seed: int, arguments: tuple[str, ...]
+) -> tuple[pa.Table, pa.Table]:
+    """The manifest of a run of them in `folder`, and the truth."""
     truth = write_planted(planted, folder / "shards", _SHARDS, seed)
     dedup_run(str(folder / "shards" / "*.tar"), folder / "run", *arguments)
     return read_manifest(str(folder / "run"), ["sample_id", "cluster", "keeper", "method", "score"]), truth

@@ -75,52 +75,42 @@ def test_a_plain_cell_is_one_too() -> None:
     assert fills_a_cell(whole_at_side(plain), whole_at_side(collage), first)
 
 
-def half(image: Image.Image, side: str) -> Image.Image:
-    width, height = image.size
-    boxes = {
-        "left": (0, 0, width // 2, height),
-        "right": (width // 2, 0, width, height),
-        "top": (0, 0, width, height // 2),
-        "bottom": (0, height // 2, width, height),
-    }
-    return image.crop(boxes[side])
+HALVES = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1), "top": (0, 0, 1, 0.5), "bottom": (0, 0.5, 1, 1)}
 
 
-@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("side", HALVES)
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "china", "coins"])
 def test_a_half_of_a_photograph_ends_in_no_seam(name: str, side: str) -> None:
-    whole = whole_at_side(photograph(name))
-    part = whole_at_side(half(photograph(name), side))
-    scale = {"left": (0.5, 1), "right": (0.5, 1), "top": (1, 0.5), "bottom": (1, 0.5)}[side]
-    shift = {"left": (0, 0), "right": (0.5, 0), "top": (0, 0), "bottom": (0, 0.5)}[side]
-    onto = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
-    assert not fills_a_cell(part, whole, onto)
+    image, (left, top, right, bottom) = photograph(name), HALVES[side]
+    width, height = image.size
+    part = image.crop((int(left * width), int(top * height), int(right * width), int(bottom * height)))
+    onto = np.array([[right - left, 0, left], [0, bottom - top, top]])
+    assert not fills_a_cell(whole_at_side(part), whole_at_side(image), onto)
 
 
 def whole_at_side(image: Image.Image) -> npt.NDArray[np.uint8]:
     return grey_at(np.asarray(image), SIDE)
 
 
+def written(page: Image.Image, left: int, top: int, lines: int, apart: int, words: str, size: int) -> Image.Image:
+    draw = ImageDraw.Draw(page)
+    for line in range(lines):
+        draw.text((left, top + apart * line), words, fill=(20, 20, 20), font=ImageFont.load_default(size))
+    return page
+
+
 def below_words(image: Image.Image) -> Image.Image:
     """As a post shows it: the words are textured, too, but on paper."""
     page = Image.new("RGB", (360, 480), WHITE)
     page.paste(image, (0, 210))
-    draw = ImageDraw.Draw(page)
-    for line in range(7):
-        words = "many words that say next to nothing"
-        draw.text((12, 8 + 28 * line), words, fill=(30, 30, 30), font=ImageFont.load_default(19))
-    return page
+    return written(page, 12, 8, 7, 28, "many words that say next to nothing", 19)
 
 
 def article(image: Image.Image) -> Image.Image:
     """Above fine words, which hold as much detail as a picture does."""
     page = Image.new("RGB", (600, 800), WHITE)
     page.paste(image.resize((600, 400)), (0, 0))
-    draw = ImageDraw.Draw(page)
-    for line in range(18):
-        words = "the quick brown fox jumps over the lazy dog again and again and on"
-        draw.text((20, 415 + 21 * line), words, fill=(20, 20, 20), font=ImageFont.load_default(17))
-    return page
+    return written(page, 20, 415, 18, 21, "the quick brown fox jumps over the lazy dog again and again and on", 17)
 
 
 def tiled(image: Image.Image) -> Image.Image:
