@@ -16,8 +16,6 @@ the order of the pairs, the batch or the threads.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -31,9 +29,8 @@ from dedup.alignment import aligned_likeness
 from dedup.drawings import THREE_LEVELS_OF_THUMBNAILS, plainness
 from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
+from dedup.held_pictures import HeldPictures, Pictures
 from dedup.images import MAX_PIXELS
-from dedup.inner import Inner, inner_picture
-from dedup.local_features import SIDE
 from dedup.looks import contradict, judge
 from dedup.pair_features import CROWD, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
@@ -93,10 +90,6 @@ TURNED, TURNED_BETTER, INVERTED = 0.6, 0.1, 0.85
 # But those that have hardly more than three grey levels: turned, a flag or an arrow is another one, and so is a sign
 # whose colours are inverted.
 UPRIGHT = 0.9
-
-# Of an image with two pictures beside each other one may have been taken for a bar; what is left ends in a seam of the
-# image, and is no part of a collage. That leaves less of the area.
-MUCH_CUT_OFF = 0.8
 
 
 @dataclass(frozen=True)
@@ -186,7 +179,7 @@ def verify_pairs(
     crowds = around.tolist()
     held = HeldPictures(settings.pictures_held) if held is None else held
     names, inner = descriptors["sample_id"], descriptors["inner"]
-    load = _Pictures(names, inner, _thumbnails(descriptors), sides, read_image, held, max_pixels)
+    load = Pictures(names, inner, _thumbnails(descriptors), sides, read_image, held, max_pixels)
     undecided = np.flatnonzero(~first.settled)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller
@@ -330,61 +323,6 @@ def _fill(into: Likeness, which: Bools | Ints, part: Likeness) -> Likeness:
     for name in _FIELDS:
         getattr(into, name)[which] = getattr(part, name)
     return into
-
-
-class HeldPictures:
-    """The pictures that were prepared last, by sample_id, at most so many; tasks of one process may share them."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[str, Views] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, sample_id: str, make: Callable[[], Views]) -> Views:
-        """The picture of that name, made if it is not held."""
-        with self._lock:
-            if sample_id in self._held:
-                self._held.move_to_end(sample_id)
-                return self._held[sample_id]
-        made = make()  # outside the lock: it takes milliseconds, and another thread's is as good
-        with self._lock:
-            self._held[sample_id] = made
-            if len(self._held) > self._most:
-                self._held.popitem(last=False)
-        return made
-
-
-class _Pictures:
-    """The pictures of the samples, read and prepared when first asked for."""
-
-    def __init__(
-        self,
-        sample_ids: pa.ChunkedArray,
-        inner: pa.ChunkedArray,
-        thumbnails: UInt8Array,
-        sides: npt.NDArray[np.int64],
-        read_image: Callable[[str], bytes],
-        held: HeldPictures,
-        max_pixels: int,
-    ) -> None:
-        self._sample_ids, self._inner, self._thumbnails, self._sides = sample_ids, inner, thumbnails, sides
-        self._read, self._held, self._max_pixels = read_image, held, max_pixels
-
-    def __call__(self, row: int) -> Views:
-        return self._held.get(self._sample_ids[row].as_py(), lambda: Views(self._pixels(row), self._cut(row)))
-
-    def _cut(self, row: int) -> bool:
-        inner = self._inner[row].as_py()
-        return inner is not None and Inner.unpacked(inner).share < MUCH_CUT_OFF
-
-    def _pixels(self, row: int) -> UInt8Array:
-        if self._sides[row] <= THUMBNAIL_SIDE:
-            return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
-        sample_id = self._sample_ids[row].as_py()
-        try:
-            return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._inner[row].as_py()))
-        except ImageError as error:
-            raise ImageError(f"{sample_id} cannot be verified: {error}") from error
 
 
 def _rows(sample_ids: pa.ChunkedArray, descriptors: pa.Table) -> Ints:

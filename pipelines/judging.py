@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
+from dedup.held_pictures import HeldPictures
 from dedup.judgement import (
     ImageReader,
     accept_exact,
@@ -39,7 +40,7 @@ from dedup.neighbors import SearchSettings
 from dedup.records import Shard
 from dedup.rounds import ROUNDS, TO_JUDGE_SCHEMA, Rounds, first_round, superseded, without_pairs
 from dedup.run_folder import RunFolder
-from dedup.verify import HeldPictures, Verdicts, VerifySettings, settle_pairs, verify_pairs
+from dedup.verify import Verdicts, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
 from pipelines.run_state import Run
 from pipelines.searching import crowding_name

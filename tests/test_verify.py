@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from dedup.errors import ConfigError, ManifestError
 from dedup.evidence import ENOUGH_INLIERS, Doubts, Evidence, compare
+from dedup.held_pictures import HeldPictures
 from dedup.images import thumbnail
 from dedup.local_features import SIDE, Picture, align, picture
 from dedup.looks import MATCHED, MATCHED_FROM, judge
@@ -29,7 +30,7 @@ from dedup.tile_looks import (
     Around,
 )
 from dedup.transforms import TRANSFORMS
-from dedup.verify import HeldPictures, VerifySettings, settle_pairs, verify_pairs
+from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from dedup.views import Views
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import PHOTOGRAPHS, described, photograph, png, verified
