@@ -1,7 +1,7 @@
 """Do two pictures show the same pixels, where at least one is too small for local features? The costly evidence.
 
     image ──small_view──▶ SmallView ─┐
-                                     ├─compare_small─▶ SmallEvidence
+                                     ├─compare_small─▶ SmallEvidence, and the same with the other one laid
     image ──small_view──▶ SmallView ─┘
 
 One picture is laid onto the other as the thumbnails suggest, then to a fraction of a pixel by maximising the
@@ -28,6 +28,8 @@ UInt8Array = npt.NDArray[np.uint8]
 SMALL_SIDE = 64  # pictures of up to this size, in pixels, hold too little for local features
 VIEW_SIDE = 96  # the longer side, in pixels, at which pictures are compared: finer than they are, to be aligned finely
 _TILES = 8
+_PARTS, _LARGEST = 4, 6  # patches are taken of so many parts of each side, and of one part of so many
+_ENOUGH = 0.4  # of a tile or part is covered
 _HALF = 2  # pictures are aligned at half the size
 _THIRD = 3  # colours are compared at a third of the size
 _SMOOTH = 1.0  # sigma of the Gaussian before gradients are taken, in pixels,
@@ -39,6 +41,8 @@ _MIN_COVERED = 0.13  # of the view: of less, nothing is said
 _ECC_STEPS, _ECC_GAIN = 12, 1e-3
 _SQUEEZED = 1.6  # retouching stretches one side by less
 _SCALED = (0.4, 2.5)
+_EVENLY = np.full((1, 3), 1 / 3, np.float32)  # of three channels the mean
+_OPPOSED = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)  # colours apart from their brightness
 _CONTRAST = 2.5  # so many times the contrasts of two copies may differ
 
 
@@ -47,12 +51,14 @@ class SmallView:
     """What is kept of one image while its pairs are compared, about 0.1 MB; the longer side is VIEW_SIDE pixels.
 
     `grey` (H, W) float32, 0..255, and what is made of it: `halved` (H/2, W/2), its texture at half the size, and
-    `gradient` (2, H, W), across and down, grey levels per pixel. `colour` (H/3, W/3, 3) float32, RGB.
+    `gradient` (2, H, W), across and down, grey levels per pixel; `texture` (8, 8), its variance within tiles. `colour`
+    (H/3, W/3, 3) float32, RGB.
     """
 
     grey: Any
     halved: Any
     gradient: Any
+    texture: Any
     colour: Any
 
 
@@ -65,8 +71,10 @@ class SmallEvidence:
     The others are differences, lower is closer, root mean squares in levels of 0..255. `centre` and `outline` are taken
     in the inner quarter, where no frame can help, once one brightness and contrast is fitted to all of the overlap:
     of colours, and of coarse gradients per pixel; `colour` of all the overlap with nothing fitted.
+    `patches`: as `centre`, of all the overlap, but only in the sixth of its 16 parts where they differ most.
     `chroma`: correlation of the colours apart from their brightness, -1..1, higher is closer, 0 where either is grey.
     `tiles`: of the picture's 64, those that hold texture in both: how much there is that could have differed.
+    `mirrored`: whether one is laid onto the other's mirror image.
     `contested`: the greater of `disagreement.contested`, 0..1, lower is closer; 0 where that is not asked.
     """
 
@@ -74,12 +82,14 @@ class SmallEvidence:
     centre: float
     outline: float
     colour: float
+    patches: float
     chroma: float
     tiles: int
+    mirrored: bool = False
     contested: float = 0.0
 
 
-NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 0.0, 0)
+NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 255.0, 0.0, 0)
 
 
 def small_view(rgb: UInt8Array) -> SmallView:
@@ -87,7 +97,10 @@ def small_view(rgb: UInt8Array) -> SmallView:
     rgb = resized(rgb)
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     halved, colour = (_reduced(pixels, by) for pixels, by in ((grey, _HALF), (rgb, _THIRD)))
-    return SmallView(grey, band_pass(halved, _TEXTURE), np.stack(gradients(grey, _SMOOTH)), colour.astype(np.float32))
+    across_and_down = np.stack(gradients(grey, _SMOOTH))
+    return SmallView(
+        grey, band_pass(halved, _TEXTURE), across_and_down, _texture(grey), np.asarray(colour, np.float32)
+    )
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:
@@ -124,6 +137,13 @@ def compare_small(a: SmallView, b: SmallView, guess: Floats, contest: bool = Fal
     return replace(evidence, contested=max(contested(a.grey, best.grey, best.inside.astype(np.uint8))))
 
 
+def the_other_way(a: SmallView, b: SmallView, guess: Floats, first: SmallEvidence) -> SmallEvidence:
+    """The evidence where a is laid onto b, given that with b laid onto a, for which `guess` is. It is that again where
+    nothing is said, as where one is a small part of the other."""
+    second = compare_small(b, a, np.asarray(cv2.invertAffineTransform(guess)))
+    return first if second == NO_SMALL_EVIDENCE else second
+
+
 @dataclass(frozen=True)
 class _Laid:
     """b on the grid of a by the map `affine` from a to b, in pixels; `inside` (H, W): where there is something of b."""
@@ -147,39 +167,42 @@ def _lay(a: SmallView, b: SmallView, affine: Floats) -> _Laid:
 
 
 def _measured(a: SmallView, b: SmallView, laid: _Laid) -> SmallEvidence:
-    first = a.colour
-    second = _warp(b.colour, _resized(laid.affine, 1 / _THIRD), first.shape)
-    inside = cv2.resize(laid.inside.astype(np.uint8), first.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-    contrast = _contrast(first[inside], second[inside])
+    second = _warp(b.colour, _resized(laid.affine, 1 / _THIRD), a.colour.shape)
+    inside = cv2.resize(laid.inside.astype(np.uint8), second.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+    first_inside, second_inside = a.colour[inside], second[inside]
+    contrast = _contrast(first_inside, second_inside)
     height, width = inside.shape
     inner = np.zeros_like(inside)
     inner[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
     centre = inside & inner
     if centre.sum() < 0.4 * inner.sum():  # one is a crop of the other's side
         centre = inside
-    left = (second - second[inside].mean()) - contrast * (first - first[inside].mean())
+    left = (second - second_inside.mean()) - contrast * (a.colour - first_inside.mean())
+    left /= contrast**0.5  # in levels of the geometric mean of both, whichever is the fainter
+    outlines = gradients(cv2.transform(left, _EVENLY), _OUTLINE)
     return SmallEvidence(
         directions=laid.directions,
-        # In levels of the geometric mean of both, whichever is the fainter.
-        centre=_rms(left[centre]) / contrast**0.5,
-        outline=_rms(np.stack(gradients(left.mean(2), _OUTLINE))[:, centre]) / contrast**0.5,
-        colour=_rms(first[inside] - second[inside]),
-        chroma=_chroma(first[inside], second[inside]),
-        tiles=_textured(a.grey, laid),
+        centre=_rms(left[centre]),
+        outline=_rms(np.stack([along[centre] for along in outlines])),
+        colour=_rms(first_inside - second_inside),
+        patches=_patches(left, inside),
+        chroma=_chroma(first_inside, second_inside),
+        tiles=_textured(a, laid),
+        mirrored=bool(np.linalg.det(laid.affine[:, :2]) < 0),
     )
 
 
 def _rms(values: Any) -> float:
-    return float(np.sqrt(np.square(values).mean()))
+    flat = values.ravel()
+    return float(np.sqrt(flat @ flat / flat.size))
 
 
 def _chroma(first: Any, second: Any) -> float:
     """(N, 3) and (N, 3) RGB: correlation of red against green and of yellow against blue, both together; a level of
     noise makes no colour."""
-    opposed = np.array([[1, -1, 0], [0.5, 0.5, -1]], np.float32)
-    a, b = (pixels @ opposed.T for pixels in (first, second))
-    a, b = a - a.mean(0), b - b.mean(0)
-    return float((a * b).mean(0).sum() / (np.sqrt(np.square(a).mean(0).sum() * np.square(b).mean(0).sum()) + 1))
+    a, b = (pixels @ _OPPOSED.T for pixels in (first, second))
+    a, b = ((each - each.mean(0)).ravel() for each in (a, b))
+    return float((a @ b) / (np.sqrt((a @ a) * (b @ b)) + len(first)))
 
 
 def _contrast(first: Any, second: Any) -> float:
@@ -188,13 +211,26 @@ def _contrast(first: Any, second: Any) -> float:
     return min(max(ratio, 1 / _CONTRAST), _CONTRAST)
 
 
-def _textured(grey: Any, laid: _Laid) -> int:
-    def mean(values: Any) -> Any:
-        return cv2.resize(values, (_TILES, _TILES), interpolation=cv2.INTER_AREA)
+def _textured(a: SmallView, laid: _Laid) -> int:
+    covered = _means(laid.inside, _TILES) > _ENOUGH
+    return int((covered & (np.minimum(a.texture, _texture(laid.grey)) > _MIN_TEXTURE**2)).sum())
 
-    energies = [mean(np.square(band_pass(each, _TEXTURE))) for each in (grey, laid.grey)]
-    covered = mean(laid.inside.astype(np.float32)) > 0.4
-    return int((covered & (np.minimum(*energies) > _MIN_TEXTURE**2)).sum())
+
+def _texture(grey: Any) -> Any:
+    """(_TILES, _TILES): the variance of the texture within tiles."""
+    return _means(np.square(band_pass(grey, _TEXTURE)), _TILES)
+
+
+def _patches(left: Any, inside: npt.NDArray[np.bool_]) -> float:
+    covered = _means(inside, _PARTS)
+    parts = covered > _ENOUGH
+    squares = np.sort(_means(cv2.transform(np.square(left), _EVENLY) * inside, _PARTS)[parts] / covered[parts])
+    return float(np.sqrt(squares[-max(1, len(squares) // _LARGEST) :]).mean()) if len(squares) else 0.0
+
+
+def _means(values: Any, tiles: int) -> Any:
+    """(H, W) -> (tiles, tiles) float32."""
+    return cv2.resize(values.astype(np.float32), (tiles, tiles), interpolation=cv2.INTER_AREA)
 
 
 def _ecc(a: SmallView, b: SmallView, affine: Floats) -> Floats | None:

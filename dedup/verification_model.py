@@ -55,14 +55,17 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -5.471,
+        -3.548,
         (
-            5.573,  # directions
-            1.153,  # centre
-            1.16,  # outline
-            0.027,  # colour
-            2.247,  # tiles
-            1.868,  # chroma
+            4.71,  # directions
+            1.72,  # centre
+            1.634,  # outline
+            0.62,  # colour
+            2.672,  # tiles
+            1.363,  # chroma
+            0.422,  # patches
+            -0.703,  # mirrored
+            -10.634,  # alike
         ),
     ),
 }
