@@ -55,17 +55,17 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -3.548,
+        -3.541,
         (
-            4.71,  # directions
-            1.72,  # centre
-            1.634,  # outline
-            0.62,  # colour
-            2.672,  # tiles
-            1.363,  # chroma
-            0.422,  # patches
-            -0.703,  # mirrored
-            -10.634,  # alike
+            4.604,  # directions
+            1.777,  # centre
+            1.622,  # outline
+            0.552,  # colour
+            2.69,  # tiles
+            1.376,  # chroma
+            0.417,  # patches
+            -0.7,  # mirrored
+            -10.587,  # alike
         ),
     ),
 }
