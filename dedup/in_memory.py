@@ -245,4 +245,4 @@ class _Verification:
         read_image = judgement.ImageReader(self.shards, samples)
         crowding = judgement.around(pairs)
         verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, first=first)
-        return judgement.by_probability(pairs, cosine, verdicts.probability, self.search, self.verify)
+        return judgement.by_probability(pairs, cosine, samples, verdicts.probability, self.search, self.verify)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from dedup.crowded import CROWDED, CROWDING_PLACE, score_at
 from dedup.neighbors import SearchSettings
-from dedup.pair_features import CROWD
+from dedup.pair_features import ALIKE, CROWD
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.rounds import JUDGED_SCHEMA, numbers
 from dedup.shards import read_range
@@ -158,8 +158,7 @@ def worth_a_look(
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
-    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
-    small = _of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE
+    small = _small(pairs, samples)
     by_little = (method == "hash") | (np.isin(method, ["embedding", "turned"]) & ~small)
     by_little &= _crowding(pairs)[:, 0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
@@ -172,13 +171,29 @@ def worth_a_look(
     return look
 
 
+def _small(pairs: pa.Table, samples: pa.Table) -> Bools:
+    """(N,): in which pairs at least one is too small for local features."""
+    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
+    return np.asarray(_of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE)
+
+
+def _by_small_evidence(pairs: pa.Table, samples: pa.Table) -> Bools:
+    """(N,): which pairs are judged by that alone, to which it is nothing how many copies are in the crowd."""
+    return np.asarray(_small(pairs, samples) & (around(pairs)[:, 2] < ALIKE))
+
+
 def by_probability(
-    pairs: pa.Table, cosine: Singles, probability: Singles, search: SearchSettings, verify: VerifySettings
+    pairs: pa.Table,
+    cosine: Singles,
+    samples: pa.Table,
+    probability: Singles,
+    search: SearchSettings,
+    verify: VerifySettings,
 ) -> tuple[pa.Table, pa.Table]:
     """Verified pairs, judged: accepted from the probability on that `verify` asks for, or from `min_cosine` on.
 
-    `cosine` (N,) is NaN where the pair has none; `probability` (N,). Returns the judged pairs, sorted by a and b, and
-    rows of JUDGED_SCHEMA.
+    `pairs`, `cosine` (N,), NaN where the pair has none, and `samples` are as `worth_a_look` takes them; `probability`
+    (N,). Returns the judged pairs, sorted by a and b, and rows of JUDGED_SCHEMA.
     """
     by_cosine = _accepted_by_cosine(search, cosine)
     verified = probability >= np.float32(verify.accepts_from)
@@ -191,7 +206,7 @@ def by_probability(
         "score": probability,
         "cosine": cosine,
         "likeness": pairs["score"],
-        "crowded": _crowding(pairs)[:, 1] > CROWD,
+        "crowded": (_crowding(pairs)[:, 1] > CROWD) & ~_by_small_evidence(pairs, samples),
     }
     columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
     judged = pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)

@@ -15,7 +15,7 @@ CROWD = 0.8  # crowding up to here tells nothing
 
 THUMBNAIL_FEATURES = ("best", "whole", "share")
 PIXEL_FEATURES = ("matches", "correlation", "pixels", "crowding")
-SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma", "patches", "mirrored", "alike")
+SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma", "alike")
 # In a uniform set pixels are alike, too, and not only what an embedding sees in them: the thumbnail that fits a picture
 # eighth-best of those nearest fits it so well. That holds for more than 95 of 100 potatoes, X-rays and products, at 32
 # and 64 pixels; of what is as crowded in CIFAR-10 for less than 5, some of which occur many times.
@@ -23,7 +23,6 @@ ALIKE = 0.9
 # Up to here it tells nothing of small pictures. From there on the more of it there is, the more look-alikes are no
 # copies, up to ALIKE: beyond, `looks` asks for more than small evidence, and much of it is what occurs many times.
 HARDLY_ALIKE = 0.7
-MOST_OF_PATCHES = 80.0  # levels: of greater differences no more is told
 
 
 def thumbnail_features(found: Likeness) -> Floats:
@@ -46,7 +45,7 @@ def pixel_features(evidence: Evidence, crowding: float) -> Floats:
 
 
 def small_features(one: SmallEvidence, other: SmallEvidence, alike: float) -> Floats:
-    """(9,), in the order of SMALL_FEATURES: the mean of the evidence of both ways to lay one picture onto the other;
+    """(7,), in the order of SMALL_FEATURES: the mean of the evidence of both ways to lay one picture onto the other;
     `alike` as of `tile_looks.Around`."""
     mean = (_one_way(one) + _one_way(other)) / 2
     return np.append(mean, max(alike - HARDLY_ALIKE, 0.0) if alike < ALIKE else 0.0)
@@ -55,9 +54,7 @@ def small_features(one: SmallEvidence, other: SmallEvidence, alike: float) -> Fl
 def _one_way(evidence: SmallEvidence) -> Floats:
     differences = np.log1p([evidence.centre, evidence.outline, evidence.colour])
     agreement = [np.log1p(evidence.tiles), evidence.chroma]
-    # Of a copy, what differs lies in few places: so much in one of them speaks for a pair, given all of it.
-    patches = min(evidence.patches, MOST_OF_PATCHES) / 10
-    return np.array([_near_one(evidence.directions), *-differences, *agreement, patches, evidence.mirrored], np.float64)
+    return np.array([_near_one(evidence.directions), *-differences, *agreement], np.float64)
 
 
 def _near_one(correlation: npt.ArrayLike) -> Floats:

@@ -28,8 +28,7 @@ UInt8Array = npt.NDArray[np.uint8]
 SMALL_SIDE = 64  # pictures of up to this size, in pixels, hold too little for local features
 VIEW_SIDE = 96  # the longer side, in pixels, at which pictures are compared: finer than they are, to be aligned finely
 _TILES = 8
-_PARTS, _LARGEST = 4, 6  # patches are taken of so many parts of each side, and of one part of so many
-_ENOUGH = 0.4  # of a tile or part is covered
+_ENOUGH = 0.4  # of a tile is covered
 _HALF = 2  # pictures are aligned at half the size
 _THIRD = 3  # colours are compared at a third of the size
 _SMOOTH = 1.0  # sigma of the Gaussian before gradients are taken, in pixels,
@@ -71,10 +70,8 @@ class SmallEvidence:
     The others are differences, lower is closer, root mean squares in levels of 0..255. `centre` and `outline` are taken
     in the inner quarter, where no frame can help, once one brightness and contrast is fitted to all of the overlap:
     of colours, and of coarse gradients per pixel; `colour` of all the overlap with nothing fitted.
-    `patches`: as `centre`, of all the overlap, but only in the sixth of its 16 parts where they differ most.
     `chroma`: correlation of the colours apart from their brightness, -1..1, higher is closer, 0 where either is grey.
     `tiles`: of the picture's 64, those that hold texture in both: how much there is that could have differed.
-    `mirrored`: whether one is laid onto the other's mirror image.
     `contested`: the greater of `disagreement.contested`, 0..1, lower is closer; 0 where that is not asked.
     """
 
@@ -82,14 +79,12 @@ class SmallEvidence:
     centre: float
     outline: float
     colour: float
-    patches: float
     chroma: float
     tiles: int
-    mirrored: bool = False
     contested: float = 0.0
 
 
-NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 255.0, 0.0, 0)
+NO_SMALL_EVIDENCE = SmallEvidence(0.0, 255.0, 255.0, 255.0, 0.0, 0)
 
 
 def small_view(rgb: UInt8Array) -> SmallView:
@@ -185,10 +180,8 @@ def _measured(a: SmallView, b: SmallView, laid: _Laid) -> SmallEvidence:
         centre=_rms(left[centre]),
         outline=_rms(np.stack([along[centre] for along in outlines])),
         colour=_rms(first_inside - second_inside),
-        patches=_patches(left, inside),
         chroma=_chroma(first_inside, second_inside),
         tiles=_textured(a, laid),
-        mirrored=bool(np.linalg.det(laid.affine[:, :2]) < 0),
     )
 
 
@@ -212,25 +205,18 @@ def _contrast(first: Any, second: Any) -> float:
 
 
 def _textured(a: SmallView, laid: _Laid) -> int:
-    covered = _means(laid.inside, _TILES) > _ENOUGH
+    covered = _tile_means(laid.inside) > _ENOUGH
     return int((covered & (np.minimum(a.texture, _texture(laid.grey)) > _MIN_TEXTURE**2)).sum())
+
+
+def _tile_means(values: Any) -> Any:
+    """(H, W) -> (_TILES, _TILES) float32."""
+    return cv2.resize(values.astype(np.float32), (_TILES, _TILES), interpolation=cv2.INTER_AREA)
 
 
 def _texture(grey: Any) -> Any:
     """(_TILES, _TILES): the variance of the texture within tiles."""
-    return _means(np.square(band_pass(grey, _TEXTURE)), _TILES)
-
-
-def _patches(left: Any, inside: npt.NDArray[np.bool_]) -> float:
-    covered = _means(inside, _PARTS)
-    parts = covered > _ENOUGH
-    squares = np.sort(_means(cv2.transform(np.square(left), _EVENLY) * inside, _PARTS)[parts] / covered[parts])
-    return float(np.sqrt(squares[-max(1, len(squares) // _LARGEST) :]).mean()) if len(squares) else 0.0
-
-
-def _means(values: Any, tiles: int) -> Any:
-    """(H, W) -> (tiles, tiles) float32."""
-    return cv2.resize(values.astype(np.float32), (tiles, tiles), interpolation=cv2.INTER_AREA)
+    return _tile_means(np.square(band_pass(grey, _TEXTURE)))
 
 
 def _ecc(a: SmallView, b: SmallView, affine: Floats) -> Floats | None:

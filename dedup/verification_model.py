@@ -55,17 +55,15 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -3.541,
+        -7.152,
         (
-            4.604,  # directions
-            1.777,  # centre
-            1.622,  # outline
-            0.552,  # colour
-            2.69,  # tiles
-            1.376,  # chroma
-            0.417,  # patches
-            -0.7,  # mirrored
-            -10.587,  # alike
+            4.99,  # directions
+            1.37,  # centre
+            1.08,  # outline
+            0.071,  # colour
+            3.011,  # tiles
+            1.222,  # chroma
+            -10.73,  # alike
         ),
     ),
 }

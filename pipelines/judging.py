@@ -248,7 +248,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
-        _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], verdicts.probability[settled])
+        _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], samples, verdicts.probability[settled])
     look = worth_a_look(pairs, cosine, samples, verdicts.settled, verdicts.probability, parts.search)
     left = np.flatnonzero(look)
     if len(left):
@@ -279,7 +279,8 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     inverted = pairs["inverted"].to_numpy(zero_copy_only=False)
     first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess, inverted)
     verdicts = verify_pairs(pairs, samples, read_image, parts.verify, crowding, parts.max_pixels, held, first)
-    _conclude(parts, f"{prefix}{partition:05d}.parquet", pairs, pairs["cosine"].to_numpy(), verdicts.probability)
+    name = f"{prefix}{partition:05d}.parquet"
+    _conclude(parts, name, pairs, pairs["cosine"].to_numpy(), samples, verdicts.probability)
     return len(pairs)
 
 
@@ -295,9 +296,14 @@ def _let_go() -> None:
 
 
 def _conclude(
-    parts: _Parts, name: str, pairs: pa.Table, cosine: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]
+    parts: _Parts,
+    name: str,
+    pairs: pa.Table,
+    cosine: npt.NDArray[np.float32],
+    samples: pa.Table,
+    probability: npt.NDArray[np.float32],
 ) -> None:
-    verified, judged = by_probability(pairs, cosine, probability, parts.search, parts.verify)
+    verified, judged = by_probability(pairs, cosine, samples, probability, parts.search, parts.verify)
     parts.folder.write_table(f"{_JUDGED}/{name}", judged)
     parts.folder.write_table(f"pairs/{name}", verified)
 
