@@ -10,10 +10,20 @@ import pytest
 
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
 from dedup.crowded import CROWDED
-from dedup.judgement import around, distinct, hopeful, with_crowds, worth_a_look, worth_another_look
+from dedup.judgement import (
+    around,
+    by_probability,
+    distinct,
+    hopeful,
+    with_crowds,
+    worth_a_look,
+    worth_another_look,
+)
 from dedup.neighbors import SearchSettings
+from dedup.pair_features import ALIKE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.tile_looks import Around
+from dedup.verify import VerifySettings
 
 PAIRS = [(f"a{first}", f"b{second}") for first in range(3) for second in range(5)]
 NEVER = np.zeros(len(PAIRS), bool)
@@ -134,6 +144,29 @@ def test_copies_that_are_known_make_no_crowd() -> None:
     assert around(pairs)[:, 1].tolist() == pytest.approx([0.95, 0.94, 0.93, 0.92, 0])
     # The first was never judged; then one of the two lies in no crowd any more, and at last neither.
     assert worth_another_look(pairs).tolist() == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("side", "alike", "again"), [(SMALL_SIDE, 0.0, False), (SMALL_SIDE, ALIKE, True), (SMALL_SIDE + 1, 0.0, True)]
+)
+def test_small_pictures_deserve_another_look_only_in_uniform_sets(side: int, alike: float, again: bool) -> None:
+    """Their evidence is the same however many of the crowd are copies."""
+    count = len(PAIRS)
+    columns = {f"{end}_alike": np.full(count, alike, np.float32) for end in "ab"}
+    pairs = pa.table(
+        {
+            "a": [a for a, _ in PAIRS],
+            "b": [b for _, b in PAIRS],
+            "method": ["embedding"] * count,
+            "score": np.full(count, 0.9, np.float32),
+            **{name: np.zeros(count, np.int32) for name in ("shard_a", "shard_b", "family", "before")},
+            **in_crowds(0.9, 0.9),
+            **columns,
+        }
+    )
+    unlikely = np.full(count, 0.5, np.float32)
+    _, judged = by_probability(pairs, COSINE, samples(side), unlikely, SEARCH, VerifySettings())
+    assert judged["crowded"].to_pylist() == [again] * count
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:
