@@ -60,8 +60,8 @@ UNIFORM, SHARED_FEATURES, MUTUAL = 0.9, 35, 0.8
 # quotation are more.
 MUTUAL_AT_THE_EDGE = 1.8
 # Between these probabilities the other one of two small pictures is laid onto the first one, too; in uniform sets,
-# where it counts how sure a yes is, from the first of them on. Of 12,260 pairs of CIFAR-10 that spares 55 %; none of the
-# 3,442 below would be accepted, and of the 3,321 above one would not.
+# where it counts how sure a yes is, from the first of them on. Of 12,260 pairs of CIFAR-10 that spares 55 %; none of
+# the 3,442 below would be accepted, and of the 3,321 above one would not.
 UNSURE_ONE_WAY = (0.1, 0.995)
 # Small pictures of a uniform set agree in all that `small_evidence` asks: of 426 potatoes at 64 pixels 392 went for
 # another one. So there its word is taken only where it is as sure, and as little is contested: that leaves none of
