@@ -55,15 +55,15 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -7.152,
+        -5.666,
         (
-            4.99,  # directions
-            1.37,  # centre
-            1.08,  # outline
-            0.071,  # colour
-            3.011,  # tiles
-            1.222,  # chroma
-            -10.73,  # alike
+            4.787,  # directions
+            1.422,  # centre
+            0.9,  # outline
+            0.047,  # colour
+            2.74,  # tiles
+            1.273,  # chroma
+            -10.723,  # alike
         ),
     ),
 }
