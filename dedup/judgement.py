@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dedup.crowded import CROWDED, CROWDING_PLACE, score_at
+from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
-from dedup.pair_features import ALIKE, CROWD
+from dedup.pair_features import CROWD
 from dedup.records import PAIR_SCHEMA, Shard
 from dedup.rounds import JUDGED_SCHEMA, numbers
 from dedup.shards import read_range

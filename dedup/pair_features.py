@@ -15,14 +15,7 @@ CROWD = 0.8  # crowding up to here tells nothing
 
 THUMBNAIL_FEATURES = ("best", "whole", "share")
 PIXEL_FEATURES = ("matches", "correlation", "pixels", "crowding")
-SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma", "alike")
-# In a uniform set pixels are alike, too, and not only what an embedding sees in them: the thumbnail that fits a picture
-# eighth-best of those nearest fits it so well. That holds for more than 95 of 100 potatoes, X-rays and products, at 32
-# and 64 pixels; of what is as crowded in CIFAR-10 for less than 5, some of which occur many times.
-ALIKE = 0.9
-# Up to here it tells nothing of small pictures. From there on the more of it there is, the more look-alikes are no
-# copies, up to ALIKE: beyond, `looks` asks for more than small evidence, and much of it is what occurs many times.
-HARDLY_ALIKE = 0.7
+SMALL_FEATURES = ("directions", "centre", "outline", "colour", "tiles", "chroma")
 
 
 def thumbnail_features(found: Likeness) -> Floats:
@@ -44,14 +37,8 @@ def pixel_features(evidence: Evidence, crowding: float) -> Floats:
     )
 
 
-def small_features(one: SmallEvidence, other: SmallEvidence, alike: float) -> Floats:
-    """(7,), in the order of SMALL_FEATURES: the mean of the evidence of both ways to lay one picture onto the other;
-    `alike` as of `tile_looks.Around`."""
-    mean = (_one_way(one) + _one_way(other)) / 2
-    return np.append(mean, max(alike - HARDLY_ALIKE, 0.0) if alike < ALIKE else 0.0)
-
-
-def _one_way(evidence: SmallEvidence) -> Floats:
+def small_features(evidence: SmallEvidence) -> Floats:
+    """(6,), in the order of SMALL_FEATURES."""
     differences = np.log1p([evidence.centre, evidence.outline, evidence.colour])
     agreement = [np.log1p(evidence.tiles), evidence.chroma]
     return np.array([_near_one(evidence.directions), *-differences, *agreement], np.float64)

@@ -1,7 +1,7 @@
 """Do two pictures show the same pixels, where at least one is too small for local features? The costly evidence.
 
     image ──small_view──▶ SmallView ─┐
-                                     ├─compare_small─▶ SmallEvidence, and the same with the other one laid
+                                     ├─compare_small─▶ SmallEvidence
     image ──small_view──▶ SmallView ─┘
 
 One picture is laid onto the other as the thumbnails suggest, then to a fraction of a pixel by maximising the
@@ -93,9 +93,7 @@ def small_view(rgb: UInt8Array) -> SmallView:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     halved, colour = (_reduced(pixels, by) for pixels, by in ((grey, _HALF), (rgb, _THIRD)))
     across_and_down = np.stack(gradients(grey, _SMOOTH))
-    return SmallView(
-        grey, band_pass(halved, _TEXTURE), across_and_down, _texture(grey), np.asarray(colour, np.float32)
-    )
+    return SmallView(grey, band_pass(halved, _TEXTURE), across_and_down, _texture(grey), np.asarray(colour, np.float32))
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:
@@ -130,13 +128,6 @@ def compare_small(a: SmallView, b: SmallView, guess: Floats, contest: bool = Fal
     if not contest:
         return evidence
     return replace(evidence, contested=max(contested(a.grey, best.grey, best.inside.astype(np.uint8))))
-
-
-def the_other_way(a: SmallView, b: SmallView, guess: Floats, first: SmallEvidence) -> SmallEvidence:
-    """The evidence where a is laid onto b, given that with b laid onto a, for which `guess` is. It is that again where
-    nothing is said, as where one is a small part of the other."""
-    second = compare_small(b, a, np.asarray(cv2.invertAffineTransform(guess)))
-    return first if second == NO_SMALL_EVIDENCE else second
 
 
 @dataclass(frozen=True)

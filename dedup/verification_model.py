@@ -55,15 +55,14 @@ MODELS = {
         ),
     ),
     "small": Logistic(
-        -5.666,
+        -5.471,
         (
-            4.787,  # directions
-            1.422,  # centre
-            0.9,  # outline
-            0.047,  # colour
-            2.74,  # tiles
-            1.273,  # chroma
-            -10.723,  # alike
+            5.573,  # directions
+            1.153,  # centre
+            1.16,  # outline
+            0.027,  # colour
+            2.247,  # tiles
+            1.868,  # chroma
         ),
     ),
 }

@@ -19,8 +19,8 @@ from dedup.judgement import (
     worth_a_look,
     worth_another_look,
 )
+from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
-from dedup.pair_features import ALIKE
 from dedup.small_evidence import SMALL_SIDE
 from dedup.tile_looks import Around
 from dedup.verify import VerifySettings
