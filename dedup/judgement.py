@@ -159,7 +159,7 @@ def worth_a_look(
     """
     look = ~settled
     method = pairs["method"].to_numpy(zero_copy_only=False)
-    small = _small(pairs, samples)
+    small = _of_both(pairs, samples, _larger_side(samples))[0] <= SMALL_SIDE
     by_little = (method == "hash") | (np.isin(method, ["embedding", "turned"]) & ~small)
     by_little &= _crowding(pairs)[:, 0] >= CROWDED
     by_little &= ~_accepted_by_cosine(search, cosine)
@@ -172,15 +172,15 @@ def worth_a_look(
     return look
 
 
-def _small(pairs: pa.Table, samples: pa.Table) -> Bools:
-    """(N,): in which pairs at least one is too small for local features."""
-    larger_side = np.maximum(*(samples[name].to_numpy() for name in ("width", "height")))
-    return np.asarray(_of_both(pairs, samples, larger_side)[0] <= SMALL_SIDE)
+def _larger_side(samples: pa.Table) -> npt.NDArray[Any]:
+    return np.asarray(np.maximum(*(samples[name].to_numpy() for name in ("width", "height"))))
 
 
-def _by_small_evidence(pairs: pa.Table, samples: pa.Table) -> Bools:
-    """(N,): which pairs are judged by that alone, to which it is nothing how many copies are in the crowd."""
-    return np.asarray(_small(pairs, samples) & (around(pairs)[:, 2] < ALIKE))
+def _whatever_the_crowd(pairs: pa.Table, samples: pa.Table) -> Bools:
+    """(N,): which pairs neither thumbnails nor pixels judge otherwise for what is crowded around them: both are small,
+    and thumbnails are not all alike. (Only of the negative of one more is asked there.)"""
+    small = _of_both(pairs, samples, _larger_side(samples))[1] <= SMALL_SIDE
+    return np.asarray(small & (around(pairs)[:, 2] < ALIKE))
 
 
 def by_probability(
@@ -207,7 +207,7 @@ def by_probability(
         "score": probability,
         "cosine": cosine,
         "likeness": pairs["score"],
-        "crowded": (_crowding(pairs)[:, 1] > CROWD) & ~_by_small_evidence(pairs, samples),
+        "crowded": (_crowding(pairs)[:, 1] > CROWD) & ~_whatever_the_crowd(pairs, samples),
     }
     columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
     judged = pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)

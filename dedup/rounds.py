@@ -30,7 +30,8 @@ _SUGGESTIONS_PER_IMAGE = 16
 # they were when it was judged before (0: never).
 TO_JUDGE_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, ("family", pa.int32()), ("before", pa.int32())])
 # A pair that was judged, by the columns of TO_JUDGE_SCHEMA and: whether it was accepted, and verified, with the
-# probability; its cosine and its hash's likeness (NaN and 0 for none); whether everything was alike around it.
+# probability; its cosine and its hash's likeness (NaN and 0 for none); whether everything was alike around it, and that
+# had a say.
 JUDGED_SCHEMA = pa.schema(
     [
         *(PAIR_SCHEMA.field(name) for name in ("a", "b", "method")),

@@ -93,7 +93,7 @@ def small_view(rgb: UInt8Array) -> SmallView:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     halved, colour = (_reduced(pixels, by) for pixels, by in ((grey, _HALF), (rgb, _THIRD)))
     across_and_down = np.stack(gradients(grey, _SMOOTH))
-    return SmallView(grey, band_pass(halved, _TEXTURE), across_and_down, _texture(grey), np.asarray(colour, np.float32))
+    return SmallView(grey, band_pass(halved, _TEXTURE), across_and_down, _texture(grey), colour.astype(np.float32))
 
 
 def resized(rgb: UInt8Array) -> UInt8Array:

@@ -33,9 +33,9 @@ SEARCH = SearchSettings(candidates_per_image=2)
 BEST_TWO = [False, True, False, True, False] * 3
 
 
-def samples(side: int) -> pa.Table:
+def samples(side: int, of_b: int | None = None) -> pa.Table:
     names = sorted({name for pair in PAIRS for name in pair})
-    sides = np.full(len(names), side, np.int32)
+    sides = np.array([side if of_b is None or name.startswith("a") else of_b for name in names], np.int32)
     return pa.table({"sample_id": names, "width": sides, "height": sides // 2})
 
 
@@ -147,10 +147,10 @@ def test_copies_that_are_known_make_no_crowd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "alike", "again"), [(SMALL_SIDE, 0.0, False), (SMALL_SIDE, ALIKE, True), (SMALL_SIDE + 1, 0.0, True)]
+    ("of_b", "alike", "again"), [(SMALL_SIDE, 0.0, False), (SMALL_SIDE, ALIKE, True), (SMALL_SIDE + 1, 0.0, True)]
 )
-def test_small_pictures_deserve_another_look_only_in_uniform_sets(side: int, alike: float, again: bool) -> None:
-    """Their evidence is the same however many of the crowd are copies."""
+def test_small_pictures_deserve_another_look_only_in_uniform_sets(of_b: int, alike: float, again: bool) -> None:
+    """Their evidence is the same however many of the crowd are copies; thumbnails of a larger one may count less."""
     count = len(PAIRS)
     columns = {f"{end}_alike": np.full(count, alike, np.float32) for end in "ab"}
     pairs = pa.table(
@@ -165,7 +165,7 @@ def test_small_pictures_deserve_another_look_only_in_uniform_sets(side: int, ali
         }
     )
     unlikely = np.full(count, 0.5, np.float32)
-    _, judged = by_probability(pairs, COSINE, samples(side), unlikely, SEARCH, VerifySettings())
+    _, judged = by_probability(pairs, COSINE, samples(SMALL_SIDE, of_b), unlikely, SEARCH, VerifySettings())
     assert judged["crowded"].to_pylist() == [again] * count
 
 
