@@ -60,7 +60,7 @@ CELL_ROW = pa.schema(
     }
 )
 CELL_ROW_BYTES = 2000
-VERSION = 10  # counted up where the same descriptors give other candidates: older ones are then searched anew
+VERSION = 11  # counted up where the same descriptors give other candidates: older ones are then searched anew
 SAMPLED_PER_CELL = 64  # embeddings that cells are trained on
 # Of images with one and the same hash so many are compared with all others, and the rest with a few of those.
 EQUAL_HASHES_SEARCHED = 256

@@ -178,8 +178,8 @@ def _never(evidence: Evidence) -> bool:  # noqa: ARG001
 
 
 class Doubts(NamedTuple):
-    """When `compare` stops, because what it has found is too little: of all alignments before they are moved to
-    subpixel accuracy, and of the best one before it is asked what is contested."""
+    """What is too little: of an alignment, to be moved to subpixel accuracy; of the best one, to be asked what is
+    contested. Where nothing is left, `compare` stops."""
 
     roughly: Callable[[Evidence], bool] = _never
     exactly: Callable[[Evidence], bool] = _never
@@ -201,7 +201,7 @@ def compare(
     """
     alignments = [align(a, b, mirror=False)]
     if alignments[0][0] < ENOUGH_INLIERS:
-        alignments.append(align(a, b, mirror=True))
+        alignments.append(align(a, b, mirror=True, more_than=alignments[0][0]))
     inliers, affine = max(alignments, key=lambda found: found[0])
     found = [_laid(a, b, affine, inliers)] if affine is not None and inliers >= _FEWEST_INLIERS else []
     if inliers < ENOUGH_INLIERS:
@@ -211,7 +211,7 @@ def compare(
         found, unmirrored = [*found, *_mirrored(a, b)], False
     if all(map(doubts.roughly, found)):
         return max(found, key=_weight)
-    found = [_refined(each, alone) for each in found]
+    found = [_refined(each, alone) for each in found if not doubts.roughly(each)]
     if unmirrored and all(map(doubts.exactly, found)):
         found, unmirrored = [*found, *(_refined(each, alone) for each in _mirrored(a, b))], False
     best = max(found, key=_weight)

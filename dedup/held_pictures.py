@@ -1,4 +1,4 @@
-"""Images read back for verification, and held while their pairs are compared.
+"""Images read back for verification and for the search by local features, and held while their pairs are compared.
 
 sample ──Pictures──▶ `views.Views` of its picture, cut out of the image ──HeldPictures──▶ for further pairs
 """
@@ -55,7 +55,7 @@ class Pictures:
         self,
         sample_ids: pa.ChunkedArray,
         inner: pa.ChunkedArray,
-        thumbnails: UInt8Array,
+        thumbnails: UInt8Array | None,
         sides: npt.NDArray[np.int64],
         read_image: Callable[[str], bytes],
         held: HeldPictures,
@@ -72,10 +72,10 @@ class Pictures:
         return inner is not None and Inner.unpacked(inner).share < _MUCH_CUT_OFF
 
     def _pixels(self, row: int) -> UInt8Array:
-        if self._sides[row] <= THUMBNAIL_SIDE:
+        if self._thumbnails is not None and self._sides[row] <= THUMBNAIL_SIDE:
             return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
         sample_id = self._sample_ids[row].as_py()
         try:
             return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._inner[row].as_py()))
         except ImageError as error:
-            raise ImageError(f"{sample_id} cannot be verified: {error}") from error
+            raise ImageError(f"{sample_id} cannot be read again: {error}") from error

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from dedup import candidates, hamming, judgement, local_candidates, neighbors, rounds, turned
 from dedup.decisions import DEFAULT_DECISION, DecideSettings, columns_to_decide, decide_rows, samples_to_decide
 from dedup.errors import ConfigError, ManifestError
+from dedup.held_pictures import HeldPictures
 from dedup.images import MAX_PIXELS
 from dedup.manifest import manifest_table
 from dedup.neighbors import SearchSettings
@@ -78,11 +79,12 @@ def find_pairs(
         hashes = _by_hash(rest, total, search, verify.looks)
         embedded, crowding, centroids = _by_embedding(rest, total, search)
         found = pa.concat_tables([hashes, embedded])
+        held = HeldPictures(verify.pictures_held)
         if verify.looks:
-            local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels)
+            local = _by_local_features(shards, rest, crowding, centroids, search, max_pixels, held)
             found = pa.concat_tables([found, local, _turned(rest, total, search)])
         if len(found) and verify.looks:
-            pairs += _Verification(shards, _samples(rest), crowding, search, verify, max_pixels).all(found)
+            pairs += _Verification(shards, _samples(rest), crowding, search, verify, max_pixels, held).all(found)
         elif len(found):
             bits = 8 * descriptors[0].schema.field(search.hash).type.byte_width
             pairs.append(judgement.by_scores(candidates.in_order(found), search, verify, bits))
@@ -186,6 +188,7 @@ def _by_local_features(
     centroids: npt.NDArray[np.float16],
     search: SearchSettings,
     max_pixels: int,
+    held: HeldPictures,
 ) -> pa.Table:
     rows = [local_candidates.LOCAL_ROW.empty_table()]
     for number, table in enumerate(rest):
@@ -193,7 +196,7 @@ def _by_local_features(
         if len(crowded):
             crowded = crowded.append_column("shard", pa.array(np.full(len(crowded), number, np.int32)))
             read_image = judgement.ImageReader(shards, crowded)
-            rows.append(local_candidates.local_rows(centroids, crowded, number, search, read_image, max_pixels))
+            rows.append(local_candidates.local_rows(centroids, crowded, number, search, read_image, max_pixels, held))
     return local_candidates.local_pairs(candidates.in_order(pa.concat_tables(rows)), search)
 
 
@@ -215,6 +218,7 @@ class _Verification:
     search: SearchSettings
     verify: VerifySettings
     max_pixels: int
+    held: HeldPictures
 
     def all(self, found: pa.Table) -> list[pa.Table]:
         """The candidates judged, and then, round by round, what accepted ones make worth a look."""
@@ -235,14 +239,16 @@ class _Verification:
     def _once(self, found: pa.Table) -> tuple[pa.Table, pa.Table]:
         for side in "ab":
             found = judgement.with_crowds(found, side, self.crowding)
-        pairs, cosine = judgement.distinct(found.filter(pa.array(judgement.worth_another_look(found))))
+        looked_at = judgement.worth_another_look(found) & judgement.worth_believing(found)
+        pairs, cosine = judgement.distinct(found.filter(pa.array(looked_at)))
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
-        first = settle_pairs(pairs, samples, judgement.hopeful(pairs, cosine), judgement.alone(pairs))
+        asked = judgement.hopeful(pairs, cosine), judgement.alone(pairs), judgement.uniform(pairs)
+        first = settle_pairs(pairs, samples, *asked)
         look = judgement.worth_a_look(pairs, cosine, samples, first.settled, first.probability, self.search)
         kept = look | (first.settled & (pairs["before"].to_numpy() == 0))
         pairs, cosine, first = pairs.filter(pa.array(kept)), cosine[kept], first.take(kept)
         read_image = judgement.ImageReader(self.shards, samples)
         crowding = judgement.around(pairs)
-        verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, first=first)
+        verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, self.held, first)
         return judgement.by_probability(pairs, cosine, samples, verdicts.probability, self.search, self.verify)

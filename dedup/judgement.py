@@ -36,6 +36,11 @@ _PROPOSERS = pa.array(["suggested", "page", "local", "embedding", "turned", "has
 # nearly equal are the hashes of a copy with a watermark that thumbnails doubt.
 _LIKELY, _ALIKE = np.float32(0.5), np.float32(1 - 4 / 64)
 
+# So nearly equal are the hashes of a picture and of one on a page where everything looks alike. There hundreds of
+# pictures show something that looks like a picture on a page, one as the other: of 2,233 pairs of potatoes, X-rays and
+# products that such hashes alone propose, within 6 of 64 bits, three are copies, and 257 are so nearly equal.
+_ALIKE_ON_PAGE = np.float32(1 - 2 / 64)
+
 # Thumbnails dismiss no pair of such a cosine, but where everything looks alike around both: of 594 pairs of different
 # photographs that they dismiss 50 have it, and of 26 of copies, by all kinds of retouching, 23.
 _HOPEFUL = np.float32(0.8)
@@ -125,6 +130,18 @@ def worth_another_look(pairs: pa.Table) -> Bools:
     return np.asarray((pairs["before"].to_numpy() == 0) | fewer.any(axis=1))
 
 
+def worth_believing(candidates: pa.Table) -> Bools:
+    """(N,): all candidates but those that hashes of pictures on pages propose where everything looks alike and local
+    features do not, if these hashes differ by more than a little. All candidates of a pair are there, and what `around`
+    takes."""
+    method = candidates["method"].to_numpy(zero_copy_only=False)
+    doubtful = (method == "page") & (_crowding(candidates)[:, 0] >= CROWDED)
+    doubtful &= (candidates["before"].to_numpy() == 0) & (candidates["score"].to_numpy() < _ALIKE_ON_PAGE)
+    pairs = pc.binary_join_element_wise(candidates["a"], candidates["b"], "\0").combine_chunks()
+    by_features = pc.is_in(pairs, value_set=pairs.filter(pa.array(method == "local")))
+    return np.asarray(~doubtful | by_features.to_numpy(zero_copy_only=False))
+
+
 def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """(N,) and (N,): of each pair's two samples the lesser value and the greater; `values` (M,) are those of
     `samples`."""
@@ -136,6 +153,11 @@ def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tu
 def alone(pairs: pa.Table) -> Bools:
     """(N,): around which pairs no crowd is known, of either sample; `pairs` are as `around` takes them."""
     return np.asarray(_crowding(pairs)[:, 1] <= CROWD)
+
+
+def uniform(pairs: pa.Table) -> Bools:
+    """(N,): around which pairs thumbnails are all alike, of both samples; `pairs` are as `around` takes them."""
+    return np.asarray(np.minimum(*(pairs[f"{side}_alike"].to_numpy() for side in "ab")) >= ALIKE)
 
 
 def hopeful(pairs: pa.Table, cosine: Singles) -> Bools:

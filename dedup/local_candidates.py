@@ -20,8 +20,8 @@ from dedup import neighbors
 from dedup.candidates import CANDIDATE_SCHEMA, by_cell, in_cells, longer_side, pairs_of
 from dedup.crowded import CROWDING_PLACE, score_at
 from dedup.errors import ImageError
-from dedup.inner import inner_picture
-from dedup.local_features import SIDE
+from dedup.held_pictures import HeldPictures, Pictures
+from dedup.local_features import GLANCE_SIDE
 from dedup.local_votes import Ints, Votes, best_pairs, packed_features, voted_pairs
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
@@ -65,21 +65,25 @@ def local_rows(
     settings: SearchSettings,
     read_image: Callable[[str], bytes],
     max_pixels: int,
+    held: HeldPictures | None = None,
 ) -> pa.Table:
-    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, inner and embedding, in the cells of
-    `cell_rows`. A picture that can no longer be decoded is left out, and the log names it."""
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, inner, width, height and embedding, in
+    the cells of `cell_rows`. A picture that can no longer be decoded is left out, and the log names it. What is
+    prepared of the pictures is `held` for verification, which asks for more of most."""
     features, read = [], []
+    held = HeldPictures(1) if held is None else held
+    names, inner = crowded["sample_id"], crowded["inner"]
+    load = Pictures(names, inner, None, longer_side(crowded).to_numpy(), read_image, held, max_pixels)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
     try:
-        samples = zip(crowded["sample_id"].to_pylist(), crowded["inner"].to_pylist(), strict=True)
-        for row, (identity, inner) in enumerate(samples):
+        for row in range(len(crowded)):
             try:
-                picture = inner_picture(read_image(identity), SIDE, max_pixels, inner)
+                views = load(row)
             except ImageError as error:
-                logger.warning("%s is not searched by local features: %s", identity, error)
+                logger.warning("%s; it is not searched by local features", error)
             else:
-                features.append(packed_features(np.asarray(picture)))
+                features.append(packed_features(views.at(GLANCE_SIDE)))
                 read.append(row)
     finally:
         cv2.setNumThreads(threads)

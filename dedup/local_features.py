@@ -12,13 +12,13 @@ products are exact in any order of summing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.geometry import stretches
+from dedup.geometry import quantile_of_levels, stretches
 
 Floats = npt.NDArray[np.float64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -85,11 +85,15 @@ def lost_at_a_glance(grey: UInt8Array) -> float:
     reduced = cv2.resize(grey, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
     left = cv2.resize(reduced, (width, height), interpolation=cv2.INTER_CUBIC)
     lost = cv2.subtract(grey, left, dtype=cv2.CV_32F)
-    return float(lost.std()) / max(float(grey.std()), 1.0)
+    return _contrast(lost) / max(_contrast(grey), 1.0)
+
+
+def _contrast(pixels: npt.NDArray[Any]) -> float:
+    return float(cv2.meanStdDev(pixels)[1][0, 0])
 
 
 def _features(grey: UInt8Array) -> Features:
-    low, high = np.percentile(grey, (1, 99))
+    low, high = (quantile_of_levels(grey, share) for share in (0.01, 0.99))
     if high - low < 120:  # a faded copy keeps its features
         grey = np.clip((grey - low) * (120 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
     # The detector is made anew each time, a matter of microseconds: one shared by several threads is not safe.
@@ -136,11 +140,12 @@ def _matches(a: UInt8Array, b: UInt8Array) -> tuple[npt.NDArray[np.intp], npt.ND
     return rows[keep], nearest[keep]
 
 
-def align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
-    """The affine map (2, 3) from a to b that explains most matches, and how many; (0, None) without any."""
+def align(a: Picture, b: Picture, mirror: bool, more_than: int = 0) -> tuple[int, Floats | None]:
+    """The affine map (2, 3) from a to b that explains most matches, and how many; (0, None) without any, or if no more
+    match."""
     ours, theirs = a.features, b.features
     i, j = _matches(ours.descriptor[:, MIRRORED] if mirror else ours.descriptor, theirs.descriptor)
-    if len(i) == 0:
+    if len(i) <= more_than:
         return 0, None
     flip = np.diag([-1.0, 1.0]) if mirror else np.eye(2)
     source, target = ours.place[i] @ flip, theirs.place[j]
@@ -160,7 +165,7 @@ def align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
         if near[proposal].tobytes() in tried:
             continue
         tried.add(near[proposal].tobytes())
-        affine = np.c_[linear[proposal], shift[proposal]]
+        affine = _affine(linear[proposal], shift[proposal])
         if near[proposal].sum() >= _FITTED:
             affine, inlier = _refine(affine, near[proposal], source, target, b.side)
         else:
@@ -169,8 +174,14 @@ def align(a: Picture, b: Picture, mirror: bool) -> tuple[int, Floats | None]:
             continue
         count = min(_distinct(source[inlier]), _distinct(target[inlier])) if _plausible(affine) else 0
         if count > best[0]:
-            best = (count, np.c_[affine[:, :2] @ flip, affine[:, 2]])
+            best = (count, _affine(affine[:, :2] @ flip, affine[:, 2]))
     return best
+
+
+def _affine(linear: Floats, shift: Floats) -> Floats:
+    affine = np.empty((2, 3))
+    affine[:, :2], affine[:, 2] = linear, shift
+    return affine
 
 
 def _refine(

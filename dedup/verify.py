@@ -60,7 +60,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 25  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 26  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -208,19 +208,23 @@ def _judge(a: Views, b: Views, first: Verdicts, row: int, around: Around) -> flo
 
 
 def settle_pairs(
-    pairs: pa.Table, descriptors: pa.Table, hopeful: Bools | None = None, alone: Bools | None = None
+    pairs: pa.Table,
+    descriptors: pa.Table,
+    hopeful: Bools | None = None,
+    alone: Bools | None = None,
+    uniform: Bools | None = None,
 ) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last. Of
     pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
     that accepted pairs or hashes of pictures on pages suggest, or that are `alone` (N,), where no crowd is known around
-    either, if grey levels explain each other there."""
+    either, if grey levels explain each other there. Pairs that are `uniform` (N,) are as `settle` takes them."""
     a, b = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     i, j = _by_content(a, b, descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
     hopeful = _suggested(pairs) if hopeful is None else hopeful | _suggested(pairs)
     thumbnails = _thumbnails(descriptors)
-    found = settle(thumbnails, information, sides, i, j, hopeful)
+    found = settle(thumbnails, information, sides, i, j, hopeful, uniform)
     return found if alone is None else _unless_retoned(found, thumbnails, sides, i, j, alone)
 
 
@@ -236,12 +240,22 @@ def _unless_retoned(found: Verdicts, thumbnails: UInt8Array, sides: Floats, i: I
     return replace(found, settled=settled)
 
 
-def settle(thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, j: Ints, hopeful: Bools) -> Verdicts:
+def settle(
+    thumbnails: UInt8Array,
+    information: Floats,
+    sides: Floats,
+    i: Ints,
+    j: Ints,
+    hopeful: Bools,
+    uniform: Bools | None = None,
+) -> Verdicts:
     """The cheap half: the verdicts of thumbnails on the pairs (i, j).
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
-    Pairs that are `hopeful` (N,) are not dismissed for their thumbnails. Drawings that thumbnails find to be the same
-    have that probability, but it is not final: two names on one form are too small for a thumbnail.
+    Pairs that are `hopeful` (N,) are not dismissed for their thumbnails. Those that are `uniform` (N,), around both of
+    which thumbnails are all alike, are not laid on each other exactly, which would dismiss none of them. Drawings that
+    thumbnails find to be the same have that probability, but it is not final: two names on one form are too small for a
+    thumbnail.
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
@@ -258,7 +272,8 @@ def settle(thumbnails: UInt8Array, information: Floats, sides: Floats, i: Ints, 
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
     dismissible = telling & ~same & ~(hopeful & ~small) & ~inverted
     hopeless &= dismissible
-    left = np.flatnonzero(dismissible & ~hopeless)
+    exactly = np.ones_like(small) if uniform is None else small | ~uniform
+    left = np.flatnonzero(dismissible & ~hopeless & exactly)
     least = np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
     hopeless[left] = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left], least) < least
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))

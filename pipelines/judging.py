@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from dedup.candidates import CANDIDATE_SCHEMA, CROWDING_SCHEMA
-from dedup.held_pictures import HeldPictures
 from dedup.judgement import (
     ImageReader,
     accept_exact,
@@ -32,9 +31,11 @@ from dedup.judgement import (
     by_scores,
     distinct,
     hopeful,
+    uniform,
     with_crowds,
     worth_a_look,
     worth_another_look,
+    worth_believing,
 )
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
@@ -42,6 +43,7 @@ from dedup.rounds import ROUNDS, TO_JUDGE_SCHEMA, Rounds, first_round, supersede
 from dedup.run_folder import RunFolder
 from dedup.verify import Verdicts, VerifySettings, settle_pairs, verify_pairs
 from pipelines.describing import descriptors_name
+from pipelines.preparing import held_pictures, let_go
 from pipelines.run_state import Run
 from pipelines.searching import crowding_name
 from pipelines.shuffle import partitions_for, share_out, shuffle
@@ -52,7 +54,8 @@ _AGAIN = f"{_WORK}/again.parquet"
 _LOOKED_AT = ("hash", "turned", "embedding", "local")  # what proposed the candidates that are no identical files
 _ROW_BYTES = 8_000  # a pair's, with what is known of both samples
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
-_FEW_PAIRS, _FEWEST_PARTITIONS = 64, 8  # small sets, too, are shared out among some cores
+_FEW_PAIRS, _FEWEST_PARTITIONS = 32, 16  # small sets, too, are shared out among some cores
+_PIECES = 2  # for thumbnails: what is made of each is made anew in each
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
@@ -77,7 +80,8 @@ _OF_B, _OF_A = (
     ]
     for side in "ba"
 )
-_HALF_SCHEMA = pa.schema([pa.field("block", pa.int64()), *TO_JUDGE_SCHEMA, *_OF_B])
+# `block` is as `_blocks` says, `piece` the same for all pairs of one a.
+_HALF_SCHEMA = pa.schema([pa.field("block", pa.int64()), pa.field("piece", pa.int64()), *TO_JUDGE_SCHEMA, *_OF_B])
 # A pair that thumbnails do not settle, with what they say of it: `guess` is the map's six float64.
 _LOOK_SCHEMA = pa.schema(
     [
@@ -158,7 +162,7 @@ def judge(run: Run, client: Client) -> None:
             again += _supersede(parts, client, f"again-{number}-")
     elif near:
         _judge_all(parts, client, near, count)
-    client.run(_let_go)
+    let_go(client)
     run.folder.remove(_WORK)
     run.finish("verify", suggested=suggested, again=again)
 
@@ -192,10 +196,11 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     use = functools.partial(_join_b, parts, prefix)
     shuffle(client, "verify: join", parts.candidates, candidates, TO_JUDGE_SCHEMA, "shard_b", partitions, use)
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
-    bring = _bring(count)
+    bring, by = _bring(count), "shard_a"
     if bring is share_out:
-        partitions = min(len(parts.shards), _few_partitions(count))
-    settled = bring(client, "verify: thumbnails", read, half, _HALF_SCHEMA, "shard_a", partitions, use)
+        partitions = min(_few_partitions(count), max(len(parts.shards), _PIECES))
+        by = "shard_a" if len(parts.shards) >= partitions else "piece"  # else few shards would keep few cores busy
+    settled = bring(client, "verify: thumbnails", read, half, _HALF_SCHEMA, by, partitions, use)
     joined = parts.folder.names(f"{_WORK}/{prefix}a")
     if joined:
         count = max(0, count - settled)
@@ -224,7 +229,10 @@ def _join(parts: _Parts, side: str, rows: pa.Table) -> pa.Table | None:
         for name in _ATTACHED:
             pairs = pairs.append_column(f"{side}_{name}", samples[name])
         pairs = with_crowds(pairs, side, parts.crowding(shard))
-        joined.append(pairs.add_column(0, "block", pa.array(_blocks(pairs))) if side == "b" else pairs)
+        if side == "b":
+            pairs = pairs.append_column("block", pa.array(_blocks(pairs)))
+            pairs = pairs.append_column("piece", pa.array(_numbered(pairs["a"]))).select(_HALF_SCHEMA.names)
+        joined.append(pairs)
     return pa.concat_tables(joined) if joined else None
 
 
@@ -240,11 +248,11 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     joined = _join(parts, "a", rows)
     if joined is None:
         return 0
-    pairs, cosine = distinct(joined.filter(pa.array(worth_another_look(joined))))
+    pairs, cosine = distinct(joined.filter(pa.array(worth_another_look(joined) & worth_believing(joined))))
     if not len(pairs):
         return 0
     samples = _samples_of(pairs)
-    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine), alone(pairs))
+    verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine), alone(pairs), uniform(pairs))
     settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
     if len(settled):
         name = f"{prefix}settled-{partition:05d}.parquet"
@@ -265,7 +273,11 @@ def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:
     and of a clique of pairs that is the same one for all."""
     first = pairs.group_by("b", use_threads=False).aggregate([("a", "min")])
     roots = first["a_min"].take(pc.index_in(pairs["b"], value_set=first["b"].combine_chunks()))
-    return np.array([zlib.crc32(root.encode()) for root in roots.to_pylist()], np.int64)
+    return _numbered(roots)
+
+
+def _numbered(names: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.array([zlib.crc32(name.encode()) for name in names.to_pylist()], np.int64)
 
 
 def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
@@ -274,7 +286,7 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     pairs = rows.sort_by([("a", "ascending"), ("b", "ascending")]).combine_chunks()
     samples = _samples_of(pairs)
     read_image, crowding = ImageReader(parts.shards, samples), around(pairs)
-    held = _held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
+    held = held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.verify.pictures_held)
     guess = np.frombuffer(b"".join(pairs["guess"].to_pylist()), np.float64).reshape(-1, 2, 3)
     inverted = pairs["inverted"].to_numpy(zero_copy_only=False)
     first = Verdicts(pairs["likely"].to_numpy(), np.zeros(len(pairs), bool), guess, inverted)
@@ -282,17 +294,6 @@ def _verify(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     name = f"{prefix}{partition:05d}.parquet"
     _conclude(parts, name, pairs, pairs["cosine"].to_numpy(), samples, verdicts.probability)
     return len(pairs)
-
-
-@functools.lru_cache(maxsize=1)
-def _held_pictures(run: str, shards: tuple[Shard, ...], max_pixels: int, most: int) -> HeldPictures:  # noqa: ARG001
-    """Those of this process: where everything looks alike, an image has pairs in every partition."""
-    return HeldPictures(most)
-
-
-def _let_go() -> None:
-    """A cluster outlives the run."""
-    _held_pictures.cache_clear()
 
 
 def _conclude(

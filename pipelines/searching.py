@@ -40,6 +40,7 @@ from dedup.neighbors import SearchSettings
 from dedup.records import PAGE, Shard
 from dedup.run_folder import RunFolder
 from pipelines.describing import descriptors_name
+from pipelines.preparing import held_pictures, let_go
 from pipelines.run_state import Run
 from pipelines.shuffle import partitions_for, shuffle
 from pipelines.voting import vote
@@ -63,7 +64,9 @@ def search(run: Run, client: Client) -> None:
         run.settings.describe.hash_size**2,
         run.settings.describe.max_pixels,
         run.settings.verify.looks,
+        run.settings.verify.pictures_held,
     )
+    let_go(client)
     samples = sum(entry["samples"] for entry in run.document["shards"])
     seconds: dict[str, float] = {}
     found: dict[str, int] = {}
@@ -94,6 +97,7 @@ class _Parts:
     hash_bits: int
     max_pixels: int
     verified: bool  # whether pairs are looked at: proposals may then be generous
+    pictures_held: int
 
     def write(self, kind: str, partition: int, pairs: pa.Table) -> int:
         if pairs.num_rows:
@@ -291,7 +295,8 @@ def _local_rows(parts: _Parts, item: tuple[int, int, int]) -> pa.Table:
     centroids = parts.folder.read_table(_CENTROIDS)["centroid"].to_pylist()
     cells = np.stack([np.frombuffer(row, np.float16) for row in centroids])
     read_image = ImageReader(parts.shards, crowded)
-    return local_candidates.local_rows(cells, crowded, shard, parts.settings, read_image, parts.max_pixels)
+    held = held_pictures(parts.folder.url, parts.shards, parts.max_pixels, parts.pictures_held)
+    return local_candidates.local_rows(cells, crowded, shard, parts.settings, read_image, parts.max_pixels, held)
 
 
 def _local_pairs(parts: _Parts, rows: pa.Table, partition: int) -> int:

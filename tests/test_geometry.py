@@ -1,4 +1,4 @@
-"""What the noise of a picture is taken for."""
+"""What the noise of a picture is taken for, and quantiles of its levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dedup.geometry import noise
+from dedup.geometry import noise, quantile_of_levels
 from dedup.local_features import SIDE, grey_at
 from tests.verification import PHOTOGRAPHS, photograph
 
@@ -29,3 +29,12 @@ def test_noise_is_measured_whatever_the_picture_shows(name: str) -> None:
 def test_flat_and_tiny_pictures_hold_none() -> None:
     assert noise(np.full((40, 60), 128, np.uint8)) == 0
     assert noise(np.full((2, 60), 128, np.uint8)) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.99, 1.0])
+def test_quantiles_of_levels_are_those_of_numpy(share: float) -> None:
+    rng = np.random.default_rng(0)
+    for most, dtype in ((1, np.uint8), (7, np.uint8), (255, np.uint8), (2040, np.int16)):
+        for shape in ((1, 1), (3, 5), (40, 60)):
+            levels = rng.integers(0, most, shape, endpoint=True).astype(dtype)
+            assert quantile_of_levels(levels, share) == pytest.approx(np.quantile(levels, share))

@@ -15,9 +15,11 @@ from dedup.judgement import (
     by_probability,
     distinct,
     hopeful,
+    uniform,
     with_crowds,
     worth_a_look,
     worth_another_look,
+    worth_believing,
 )
 from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
@@ -167,6 +169,41 @@ def test_small_pictures_deserve_another_look_only_in_uniform_sets(of_b: int, ali
     unlikely = np.full(count, 0.5, np.float32)
     _, judged = by_probability(pairs, COSINE, samples(SMALL_SIDE, of_b), unlikely, SEARCH, VerifySettings())
     assert judged["crowded"].to_pylist() == [again] * count
+
+
+@pytest.mark.parametrize(
+    ("crowding", "of_b", "score", "before", "more", "believed"),
+    [
+        (0.84, 0.99, 0.9, 0, (), True),  # one of the two lies in no such crowd
+        (0.85, 0.85, 0.9, 0, (), False),
+        (0.85, 0.85, 1 - 3 / 64, 0, (), False),
+        (0.85, 0.85, 1 - 2 / 64, 0, (), True),
+        (0.85, 0.85, 0.9, 0, ("local",), True),
+        (0.85, 0.85, 0.9, 0, ("hash", "embedding"), False),
+        (0.85, 0.85, 0.0, 2, (), True),  # it was judged before, as it is asked again
+    ],
+)
+def test_in_crowds_pages_are_believed_if_they_are_nearly_equal_or_share_features(
+    crowding: float, of_b: float, score: float, before: int, more: tuple[str, ...], believed: bool
+) -> None:
+    rows = [("a", "b", "page", score), *(("a", "b", method, 0.9) for method in more), ("a", "c", "local", 0.9)]
+    table = pa.table(
+        {
+            **{name: [row[at] for row in rows] for at, name in enumerate(("a", "b", "method"))},
+            "score": np.array([row[3] for row in rows], np.float32),
+            "before": np.full(len(rows), before, np.int32),
+            "a_crowding": np.full(len(rows), crowding, np.float32),
+            "b_crowding": np.full(len(rows), of_b, np.float32),
+        }
+    )
+    found = worth_believing(table).tolist()
+    assert found == [believed] + [True] * (len(rows) - 1)
+    assert worth_believing(table[:0]).tolist() == []
+
+
+def test_uniform_are_pairs_around_both_of_which_thumbnails_are_alike() -> None:
+    pairs = pa.table({"a_alike": np.float32([ALIKE, ALIKE, 0]), "b_alike": np.float32([1, 0.89, 1])})
+    assert uniform(pairs).tolist() == [True, False, False]
 
 
 def test_the_order_of_the_pairs_does_not_matter() -> None:

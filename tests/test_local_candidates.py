@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from dedup.candidates import CANDIDATE_SCHEMA, in_order
+from dedup.held_pictures import HeldPictures, Pictures
 from dedup.local_candidates import CROWDED_BY_FEATURES, crowded_samples, local_pairs, local_rows
+from dedup.local_features import SIDE
 from dedup.neighbors import SearchSettings
 from dedup.small_evidence import SMALL_SIDE
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
+from dedup.views import Views
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import png
 
@@ -36,7 +41,8 @@ def crowded(images: dict[str, bytes]) -> pa.Table:
     rows = np.random.default_rng(0).normal(size=(len(images), 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), 8)
-    return pa.table({"sample_id": list(images), "embedding": embedding, "inner": [None] * len(images)})
+    columns = {"sample_id": list(images), "embedding": embedding, "inner": [None] * len(images)}
+    return pa.table(columns | {side: [200] * len(images) for side in ("width", "height")})
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,18 @@ def test_an_image_that_cannot_be_read_again_is_left_out_and_named(
     with caplog.at_level(logging.WARNING):
         some = local_rows(np.eye(3, 8, dtype=np.float16), crowded, 0, SETTINGS, damaged.__getitem__, 10**6)
     assert set(some["sample_id"].to_pylist()) == set(images) - {"03"}
-    assert "03 is not searched by local features: damaged PNG" in caplog.text
+    assert "03 cannot be read again: damaged PNG" in caplog.text
+
+
+def test_what_is_prepared_is_held_for_verification(images: dict[str, bytes], crowded: pa.Table, rows: pa.Table) -> None:
+    held = HeldPictures(len(images))
+    cells = np.eye(3, 8, dtype=np.float16)
+    assert local_rows(cells, crowded, 0, SETTINGS, images.__getitem__, 10**6, held).equals(rows)
+    sides = np.full(len(images), 200)
+    load = Pictures(crowded["sample_id"], crowded["inner"], None, sides, {}.__getitem__, held, 10**6)
+    for row, data in enumerate(images.values()):  # nothing is read anew
+        fresh = Views(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        np.testing.assert_array_equal(load(row).at(SIDE).grey, fresh.at(SIDE).grey)
 
 
 def test_only_crowded_pictures_with_room_for_features_are_asked() -> None:

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dedup import local_votes
-from dedup.local_features import MIRRORED
+from dedup import local_features, local_votes
+from dedup.local_features import GLANCE_SIDE, MIRRORED
 from dedup.local_votes import FEATURES, best_pairs, packed_features, probe, train_words, voted_pairs, votes
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
 
 
 def packed(images: list[Image.Image]) -> list[bytes]:
-    return [packed_features(np.asarray(image)) for image in images]
+    return [packed_features(local_features.picture(np.asarray(image), GLANCE_SIDE)) for image in images]
 
 
 def lookalikes(count: int, transforms: tuple[str, ...]) -> list[bytes]:
@@ -105,7 +105,7 @@ def test_pairs_are_the_same_in_any_number_of_shares(shares: int) -> None:
 
 
 def test_pictures_without_features_name_none() -> None:
-    plain = packed_features(np.full((64, 64, 3), 128, np.uint8))
+    plain = packed_features(local_features.picture(np.full((64, 64, 3), 128, np.uint8), GLANCE_SIDE))
     assert plain == b""
     for pictures in ([], [plain], [plain, plain], [plain, *lookalikes(1, ())]):
         assert [len(side) for side in voted_pairs(pictures, 2)] == [0, 0]

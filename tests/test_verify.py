@@ -365,7 +365,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_its_pairs_are_not_accepted
     assert wanted.probability[0] >= SETTINGS.accepts_from
     assert by_pair["astronaut", "astronaut~"] == 0
     assert by_pair["chelsea", "chelsea~"] >= SETTINGS.accepts_from
-    assert "astronaut~ cannot be verified: damaged GIF" in caplog.text
+    assert "astronaut~ cannot be read again: damaged GIF" in caplog.text
 
 
 def test_a_crop_is_seen_beside_a_bordered_copy() -> None:
@@ -404,6 +404,20 @@ def test_what_is_hopeful_is_looked_at(name: str) -> None:
     assert not first.settled.any()
     verdicts = verify_pairs(table, samples, files.__getitem__, SETTINGS, first=first)
     assert (verdicts.probability >= SETTINGS.accepts_from).all()
+
+
+def test_thumbnails_of_a_uniform_set_are_not_laid_on_each_other_exactly() -> None:
+    """There all agree in what can be seen of them, so pixels decide; of small pictures there is no more to see."""
+    for side, looked_at in ((300, True), (64, False)):
+        drawn = LOOKALIKES["xrays"](2, np.random.default_rng(0))
+        files = {name: png(image.resize((side, side))) for name, image in zip("ab", drawn, strict=True)}
+        table, samples = pa.table({"a": ["a"], "b": ["b"]}), described(files)
+        laid = settle_pairs(table, samples)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dedup.verify.aligned_likeness", lambda *found: np.full(len(found[1]), -1, np.float32))
+            uniform = settle_pairs(table, samples, uniform=np.array([True]))
+        assert not laid.settled.any()
+        assert uniform.settled.tolist() == [not looked_at]
 
 
 def test_small_pictures_are_dismissed_for_their_thumbnails_however_hopeful() -> None:
