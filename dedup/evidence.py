@@ -209,9 +209,10 @@ def compare(
     unmirrored = len(alignments) == 1
     if unmirrored and all(map(doubts.roughly, found)):
         found, unmirrored = [*found, *_mirrored(a, b)], False
-    if all(map(doubts.roughly, found)):
+    hopeful = [each for each in found if not doubts.roughly(each)]
+    if not hopeful:
         return max(found, key=_weight)
-    found = [_refined(each, alone) for each in found if not doubts.roughly(each)]
+    found = [_refined(each, alone) for each in hopeful]
     if unmirrored and all(map(doubts.exactly, found)):
         found, unmirrored = [*found, *(_refined(each, alone) for each in _mirrored(a, b))], False
     best = max(found, key=_weight)

@@ -49,7 +49,8 @@ class HeldPictures:
 
 
 class Pictures:
-    """The pictures of the samples, read and prepared when first asked for."""
+    """The pictures of the samples, read and prepared when first asked for; without `thumbnails`, which are the pictures
+    of images no larger than these, all are read."""
 
     def __init__(
         self,

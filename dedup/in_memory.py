@@ -239,8 +239,9 @@ class _Verification:
     def _once(self, found: pa.Table) -> tuple[pa.Table, pa.Table]:
         for side in "ab":
             found = judgement.with_crowds(found, side, self.crowding)
-        looked_at = judgement.worth_another_look(found) & judgement.worth_believing(found)
-        pairs, cosine = judgement.distinct(found.filter(pa.array(looked_at)))
+        doubted = judgement.doubtful(found)
+        pairs, cosine = judgement.distinct(found.filter(pa.array(judgement.worth_another_look(found) & ~doubted)))
+        not_asked = judgement.not_asked(found.filter(pa.array(doubted)), pairs)
         named = pa.chunked_array([*pairs["a"].chunks, *pairs["b"].chunks], type=pa.string())
         samples = self.samples.filter(pc.is_in(self.samples["sample_id"], value_set=pc.unique(named)))
         asked = judgement.hopeful(pairs, cosine), judgement.alone(pairs), judgement.uniform(pairs)
@@ -251,4 +252,6 @@ class _Verification:
         read_image = judgement.ImageReader(self.shards, samples)
         crowding = judgement.around(pairs)
         verdicts = verify_pairs(pairs, samples, read_image, self.verify, crowding, self.max_pixels, self.held, first)
-        return judgement.by_probability(pairs, cosine, samples, verdicts.probability, self.search, self.verify)
+        decided = pairs, cosine, samples, verdicts.probability, self.search, self.verify
+        verified, judged = judgement.by_probability(*decided)
+        return verified, pa.concat_tables([judged, not_asked])

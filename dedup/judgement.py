@@ -21,7 +21,7 @@ from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
 from dedup.pair_features import CROWD
 from dedup.records import PAIR_SCHEMA, Shard
-from dedup.rounds import JUDGED_SCHEMA, numbers
+from dedup.rounds import JUDGED_SCHEMA, numbers, without_pairs
 from dedup.shards import read_range
 from dedup.small_evidence import SMALL_SIDE
 from dedup.verify import VerifySettings
@@ -130,16 +130,40 @@ def worth_another_look(pairs: pa.Table) -> Bools:
     return np.asarray((pairs["before"].to_numpy() == 0) | fewer.any(axis=1))
 
 
-def worth_believing(candidates: pa.Table) -> Bools:
-    """(N,): all candidates but those that hashes of pictures on pages propose where everything looks alike and local
-    features do not, if these hashes differ by more than a little. All candidates of a pair are there, and what `around`
-    takes."""
+def doubtful(candidates: pa.Table) -> Bools:
+    """(N,): which candidates hashes of pictures on pages propose where everything looks alike, and local features do
+    not, if these hashes differ by more than a little. All candidates of a pair are there, and what `around` takes.
+
+    A picture that occurs many times, on pages, too, may be what looks alike, so they are not forgotten (`not_asked`).
+    """
     method = candidates["method"].to_numpy(zero_copy_only=False)
-    doubtful = (method == "page") & (_crowding(candidates)[:, 0] >= CROWDED)
-    doubtful &= (candidates["before"].to_numpy() == 0) & (candidates["score"].to_numpy() < _ALIKE_ON_PAGE)
-    pairs = pc.binary_join_element_wise(candidates["a"], candidates["b"], "\0").combine_chunks()
-    by_features = pc.is_in(pairs, value_set=pairs.filter(pa.array(method == "local")))
-    return np.asarray(~doubtful | by_features.to_numpy(zero_copy_only=False))
+    doubted = (method == "page") & (_crowding(candidates)[:, 0] >= CROWDED)
+    doubted &= (candidates["before"].to_numpy() == 0) & (candidates["score"].to_numpy() < _ALIKE_ON_PAGE)
+    rows = np.flatnonzero(doubted)
+    if len(rows):
+        pages, by_features = (
+            pc.binary_join_element_wise(part["a"], part["b"], "\0")
+            for part in (candidates.take(pa.array(rows)), candidates.filter(pa.array(method == "local")))
+        )
+        doubted[rows] = pc.invert(pc.is_in(pages, value_set=pc.unique(by_features))).to_numpy()
+    return np.asarray(doubted)
+
+
+def not_asked(candidates: pa.Table, asked: pa.Table) -> pa.Table:
+    """Rows of JUDGED_SCHEMA of candidates that are `doubtful`, but for pairs in `asked` for other reasons: rejected for
+    the crowd, without a score, so that they are asked once copies are known to make it."""
+    candidates = without_pairs(candidates, asked)
+    count = len(candidates)
+    known = {
+        "accepted": np.zeros(count, bool),
+        "verified": np.zeros(count, bool),
+        "score": pa.nulls(count, pa.float32()),
+        "cosine": np.full(count, np.nan, np.float32),
+        "likeness": np.zeros(count, np.float32),
+        "crowded": np.ones(count, bool),
+    }
+    columns = [pa.array(known[name]) if name in known else candidates[name] for name in JUDGED_SCHEMA.names]
+    return pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)
 
 
 def _of_both(pairs: pa.Table, samples: pa.Table, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -30,8 +30,8 @@ _SUGGESTIONS_PER_IMAGE = 16
 # they were when it was judged before (0: never).
 TO_JUDGE_SCHEMA = pa.schema([*CANDIDATE_SCHEMA, ("family", pa.int32()), ("before", pa.int32())])
 # A pair that was judged, by the columns of TO_JUDGE_SCHEMA and: whether it was accepted, and verified, with the
-# probability; its cosine and its hash's likeness (NaN and 0 for none); whether everything was alike around it, and that
-# had a say.
+# probability (null: it was doubted, and not asked); its cosine and its hash's likeness (NaN and 0 for none); whether
+# everything was alike around it, and that had a say.
 JUDGED_SCHEMA = pa.schema(
     [
         *(PAIR_SCHEMA.field(name) for name in ("a", "b", "method")),
@@ -122,6 +122,7 @@ def _suggested(
     known = [JUDGED_SCHEMA.empty_table().select(["a", "b"])]
     for table in judged():
         table = table.filter(pc.and_(pc.is_in(table["a"], value_set=ids), pc.is_in(table["b"], value_set=ids)))
+        table = table.filter(pc.is_valid(table["score"]))
         known.append(table.select(["a", "b"]))
     everything = pa.concat_tables(known)
     i, j = second_neighbors(

@@ -52,14 +52,15 @@ SOME_MATCHED_AT_A_GLANCE, UNSURE_OF_MATCHED = 25, 0.2
 SURER = 0.05
 # A second look there begins with the alignment of the first, and with so many times its inliers, as 256 pixels show two
 # to three times as many local features as 128. If that leaves no doubt, none are looked for. It says no where tiles say
-# no, unless the first look was SURELY_ALIKE and no SOME_INLIERS made its alignment, and what they say where that is
-# HARDLY_LIKELY, without these inliers or with them (of 59 more pairs of potatoes, products and faces that so end here
-# none would be accepted); yes where it is LIKELY_ENOUGH and nothing at all speaks against the pair, or where the
-# inliers suffice counted once, and counted twice are so MANY_INLIERS that strokes are asked, too (`looks`). So end 9 of
-# 10 second looks at copies of potatoes, products and faces, and 7 of 10 at others. Of 270 pairs of copies that are
-# accepted by local features it says no to none, and of 348 others yes to none.
+# no and the first look was not SURELY_ALIKE, and what they say where that is HARDLY_LIKELY; yes where it is
+# LIKELY_ENOUGH and nothing at all speaks against the pair, or where the inliers suffice counted once, and counted twice
+# are so MANY_INLIERS that strokes are asked, too (`looks`). So end 9 of 10 second looks at copies of potatoes, products
+# and faces, and 7 of 10 at others. Of 270 pairs of copies that are accepted by local features it says no to none, and
+# of 348 others yes to none. Where SOME_INLIERS made the alignment it is not doubted, and a little more is hardly
+# likely: so end 59 more looks at potatoes, products, clothes and faces, of which none would be accepted.
 MORE_INLIERS, SURELY_ALIKE, MANY_INLIERS = 2, 0.9, 35
-UNLIKELY_CLOSER, HARDLY_LIKELY, SOME_INLIERS, LIKELY_ENOUGH = 0.2, (0.4, 0.5), 3, 0.95
+UNLIKELY_CLOSER, HARDLY_LIKELY, LIKELY_ENOUGH = 0.2, 0.4, 0.95
+SOME_INLIERS, HARDLY_LIKELY_BY_FEATURES = 3, 0.5
 # Outside of crowds local features are not even looked for where the pixels, laid as thumbnails lie best, agree so much
 # that with 20 of them this would be the probability, and hardly anything is contested. So are 63 of 100 copies of
 # photographs; of 3,291 pairs of photographs that share a quotation, a poster or a badge 2 are, which lie in crowds, and
@@ -197,7 +198,7 @@ def _closer(a: Views, b: Views, glance: Evidence, crowding: float) -> Told | Non
     """What a second look in a crowd says, if it is sure without local features of its own."""
     if glance.laid is None:
         return None
-    counted = MORE_INLIERS * glance.inliers
+    counted, by_features = MORE_INLIERS * glance.inliers, glance.inliers >= SOME_INLIERS
 
     def little(found: Evidence) -> bool:
         return probability_of(replace(found, inliers=counted), crowding) < UNLIKELY_CLOSER
@@ -208,9 +209,9 @@ def _closer(a: Views, b: Views, glance: Evidence, crowding: float) -> Told | Non
     even, probability = not uneven(a, b), probability_of(closer, crowding)
     if probability < UNLIKELY_CLOSER:
         # Where the first look was surer than that, its alignment may be what is wrong, if no local features made it.
-        surer = probability_of(glance, crowding) >= SURELY_ALIKE and glance.inliers < SOME_INLIERS
-        return None if surer or not even else Told(UNLIKELY, closer, True, by_first_look=True)
-    if probability < HARDLY_LIKELY[glance.inliers >= SOME_INLIERS] and even:
+        surer = not by_features and probability_of(glance, crowding) >= SURELY_ALIKE
+        return Told(UNLIKELY, closer, True, by_first_look=True) if even and not surer else None
+    if probability < (HARDLY_LIKELY_BY_FEATURES if by_features else HARDLY_LIKELY) and even:
         return Told(probability, closer, True)
     surely = counted >= MANY_INLIERS and probability_of(found, crowding) >= UNSURE[1]
     if surely or (probability >= LIKELY_ENOUGH and _nothing_speaks_against(closer)):

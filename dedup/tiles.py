@@ -73,13 +73,17 @@ def fixed_part(theirs: Any, mask: UInt8Array) -> Fixed:
 
 
 def _sums(values: Any) -> Floats:
-    """(H, W) -> its mean over each tile (8, 8). As products of matrices, in a quarter of the time that cv2.resize takes
-    to the same."""
+    """(H, W) -> its mean over each tile (8, 8): where no pixel lies in two tiles by cv2.resize, else by products of
+    matrices, which take a fourth of the time that it takes there."""
     height, width = values.shape
-    return np.asarray(_shares(height) @ values @ _shares(width).T, np.float64)
+    if height % TILES == 0 == width % TILES:
+        means = cv2.resize(values, (TILES, TILES), interpolation=cv2.INTER_AREA)
+    else:
+        means = _shares(height) @ values @ _shares(width).T
+    return np.asarray(means, np.float64)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def _shares(length: int) -> Any:
     """(8, length) float32: of each tile the weight of each pixel along one side, their sum 1."""
     edges = np.linspace(0, length, TILES + 1)

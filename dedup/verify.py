@@ -109,7 +109,8 @@ class VerifySettings:
     """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
 
     pictures_held: int = 2000
-    """How many images, at up to 0.6 MB each, a process keeps in memory for further pairs."""
+    """How many images, at up to 0.6 MB each, a process keeps in memory for further pairs, from the search by local
+    features on, which prepares them, too."""
 
     def __post_init__(self) -> None:
         if self.strictness not in OPERATING_POINTS:
@@ -253,9 +254,9 @@ def settle(
 
     `thumbnails` (M, 32, 32, 3), `information` (M,) and `sides` (M,), the longer side in pixels, are those of samples.
     Pairs that are `hopeful` (N,) are not dismissed for their thumbnails. Those that are `uniform` (N,), around both of
-    which thumbnails are all alike, are not laid on each other exactly, which would dismiss none of them. Drawings that
-    thumbnails find to be the same have that probability, but it is not final: two names on one form are too small for a
-    thumbnail.
+    which thumbnails are all alike, are not laid on each other exactly, which would dismiss hardly any of them. Drawings
+    that thumbnails find to be the same have that probability, but it is not final: two names on one form are too small
+    for a thumbnail.
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION

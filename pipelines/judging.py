@@ -4,8 +4,8 @@
         ▲                                                                                                │
         └───────────────────── what accepted ones make worth a look, or another ◀────────────────────────┘
 
-The first two shuffles let a task read the descriptors of a shard once; the third brings likely copies of one picture
-together, so that a task reads and prepares each image for all its pairs.
+The first two shuffles let a task read the descriptors of a shard once (few pairs of few shards are shared out by a);
+the third brings likely copies of one picture together, so that a task reads and prepares each image for all its pairs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from dedup.judgement import (
     by_probability,
     by_scores,
     distinct,
+    doubtful,
     hopeful,
+    not_asked,
     uniform,
     with_crowds,
     worth_a_look,
     worth_another_look,
-    worth_believing,
 )
 from dedup.neighbors import SearchSettings
 from dedup.records import Shard
@@ -55,7 +56,7 @@ _LOOKED_AT = ("hash", "turned", "embedding", "local")  # what proposed the candi
 _ROW_BYTES = 8_000  # a pair's, with what is known of both samples
 _PAIR_BYTES = 100_000  # a pair's share of a partition: some 700 pairs make one, a few seconds of work
 _FEW_PAIRS, _FEWEST_PARTITIONS = 32, 16  # small sets, too, are shared out among some cores
-_PIECES = 2  # for thumbnails: what is made of each is made anew in each
+_PIECE_PAIRS = 1000  # for thumbnails: each task makes anew what it needs of each of them
 
 # What verification needs of one sample, beside its image.
 _SAMPLE_SCHEMA = pa.schema(
@@ -198,8 +199,9 @@ def _verify_all(parts: _Parts, client: Client, candidates: list[str], count: int
     half, use = parts.folder.names(f"{_WORK}/{prefix}b"), functools.partial(_join_a, parts, prefix)
     bring, by = _bring(count), "shard_a"
     if bring is share_out:
-        partitions = min(_few_partitions(count), max(len(parts.shards), _PIECES))
-        by = "shard_a" if len(parts.shards) >= partitions else "piece"  # else few shards would keep few cores busy
+        shards, pieces = len(parts.shards), -(-count // _PIECE_PAIRS)
+        partitions = min(_few_partitions(count), max(shards, pieces))
+        by = "shard_a" if shards >= pieces else "piece"  # so few shards would keep few cores busy
     settled = bring(client, "verify: thumbnails", read, half, _HALF_SCHEMA, by, partitions, use)
     joined = parts.folder.names(f"{_WORK}/{prefix}a")
     if joined:
@@ -248,9 +250,13 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     joined = _join(parts, "a", rows)
     if joined is None:
         return 0
-    pairs, cosine = distinct(joined.filter(pa.array(worth_another_look(joined) & worth_believing(joined))))
+    doubted = doubtful(joined)
+    pairs, cosine = distinct(joined.filter(pa.array(worth_another_look(joined) & ~doubted)))
+    if doubted.any():
+        rest = not_asked(joined.filter(pa.array(doubted)), pairs)
+        parts.folder.write_table(f"{_JUDGED}/{prefix}doubted-{partition:05d}.parquet", rest)
     if not len(pairs):
-        return 0
+        return len(rows)
     samples = _samples_of(pairs)
     verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine), alone(pairs), uniform(pairs))
     settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
@@ -265,7 +271,7 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
         rest = rest.append_column("guess", pa.array([each.tobytes() for each in verdicts.guess[left]], pa.binary()))
         rest = rest.append_column("inverted", pa.array(verdicts.inverted[left]))
         parts.folder.write_table(f"{_WORK}/{prefix}a/{partition:05d}.parquet", rest)
-    return len(pairs) - len(left)
+    return len(rows) - len(left)
 
 
 def _blocks(pairs: pa.Table) -> npt.NDArray[np.int64]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
 import dedup
 from dedup.decisions import DecideSettings
@@ -15,6 +17,7 @@ from dedup.describe import DescribeSettings
 from dedup.embedders import resolve
 from dedup.errors import ConfigError, ManifestError
 from dedup.groups import GROUP_SCHEMA
+from dedup.judgement import doubtful
 from dedup.listing import list_shards
 from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
@@ -143,6 +146,60 @@ def test_copies_of_a_picture_that_occurs_many_times_are_no_crowd(tmp_path: Path,
     with_original = {(f"00/{n}", f"{copy:02d}/{n}") for n in range(2) for copy in range(1, 1 + len(plain + covered))}
     assert with_original <= found
     assert not any(a[-1] != b[-1] for a, b in found)
+
+
+def alone_and_on_pages(folder: Path) -> None:
+    """Eight versions of one photograph, and each on a page, in shards of their own."""
+    flower = photograph("flower")
+    versions = [
+        flower.crop((3 * n, 3 * (n % 3), flower.width - 3 * (7 - n), flower.height - 3 * (n % 2))) for n in range(8)
+    ]
+    pages = [Image.new("RGB", (360, 640), (240, 235, 225)) for _ in versions]
+    for page, version in zip(pages, reversed(versions), strict=True):
+        page.paste(version.resize((300, 200)), (30, 220))
+    for shard, pictures in enumerate((versions, pages)):
+        members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(pictures)]
+        write_tar(folder / f"{shard}.tar", [member for sample in members for member in sample])
+
+
+def test_copies_on_pages_of_a_picture_that_occurs_many_times_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies are a crowd, so are their pages, and nothing but the hashes of the pages brings both together."""
+    alone_and_on_pages(tmp_path)
+    shards, plain = described(tmp_path, NO_EMBEDDER)
+    tables, rng = [], np.random.default_rng(0)
+    for number, table in enumerate(plain):
+        rows = np.eye(16)[number] + rng.normal(0, 0.02, (len(table), 16))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        flat = pa.array(rows.astype(np.float16).ravel())
+        tables.append(table.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, 16)))
+    monkeypatch.setattr("dedup.judgement._ALIKE_ON_PAGE", 2)  # no two hashes are as nearly equal
+    pairs = dedup.find_pairs(shards, tables, SearchSettings(cells=2, assignments=1))
+    accepted = pairs.filter(pairs["accepted"])
+    across = [a for a, b in zip(accepted["a"].to_pylist(), accepted["b"].to_pylist(), strict=True) if a[0] != b[0]]
+    assert len(across) == 64
+
+
+@pytest.mark.parametrize("of_pieces", [20, 1000])
+def test_pairs_on_pages_are_those_of_a_run(
+    of_pieces: int, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few pairs a task is given."""
+    monkeypatch.setattr("pipelines.judging._PIECE_PAIRS", of_pieces)
+    alone_and_on_pages(tmp_path / "shards")
+    settings, doubted = RUNS["verified"], []
+
+    def watched(candidates: pa.Table) -> npt.NDArray[np.bool_]:
+        found = doubtful(candidates)
+        doubted.append(found.sum())
+        return found
+
+    monkeypatch.setattr("dedup.judgement.doubtful", watched)
+    run = deduplicate([str(tmp_path / "shards")], str(tmp_path / "run"), settings, cluster)
+    of_run = pa.concat_tables([run.folder.read_table(part) for part in run.folder.names("pairs")])
+    assert in_order(dedup.find_pairs(*described(tmp_path / "shards", settings.describe))) == in_order(of_run)
+    assert sum(doubted)
 
 
 def test_pairs_of_a_small_uniform_set_are_those_of_a_run(tmp_path: Path, cluster: ClusterSettings) -> None:

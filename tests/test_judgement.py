@@ -14,15 +14,17 @@ from dedup.judgement import (
     around,
     by_probability,
     distinct,
+    doubtful,
     hopeful,
+    not_asked,
     uniform,
     with_crowds,
     worth_a_look,
     worth_another_look,
-    worth_believing,
 )
 from dedup.looks import ALIKE
 from dedup.neighbors import SearchSettings
+from dedup.rounds import JUDGED_SCHEMA
 from dedup.small_evidence import SMALL_SIDE
 from dedup.tile_looks import Around
 from dedup.verify import VerifySettings
@@ -196,9 +198,22 @@ def test_in_crowds_pages_are_believed_if_they_are_nearly_equal_or_share_features
             "b_crowding": np.full(len(rows), of_b, np.float32),
         }
     )
-    found = worth_believing(table).tolist()
-    assert found == [believed] + [True] * (len(rows) - 1)
-    assert worth_believing(table[:0]).tolist() == []
+    assert doubtful(table).tolist() == [not believed] + [False] * (len(rows) - 1)
+    assert doubtful(table[:0]).tolist() == []
+
+
+def test_doubted_pairs_are_kept_in_mind_but_for_those_that_are_asked_anyway() -> None:
+    count = len(PAIRS)
+    known = {"method": ["page"] * count, **{name: np.zeros(count, np.int32) for name in ("shard_a", "shard_b")}}
+    family = {"family": np.full(count, 2, np.int32), "before": np.zeros(count, np.int32)}
+    ends = {"a": [a for a, _ in PAIRS], "b": [b for _, b in PAIRS]}
+    doubted = pa.table({**ends, **known, "score": np.full(count, 0.9, np.float32), **family})
+    left = not_asked(doubted, doubted.slice(2))
+    assert list(zip(*(left[name].to_pylist() for name in "ab"), strict=True)) == PAIRS[:2]
+    assert left.schema == JUDGED_SCHEMA
+    assert left["score"].null_count == 2
+    assert left["crowded"].to_pylist() == [True, True]
+    assert not any(left["accepted"].to_pylist())
 
 
 def test_uniform_are_pairs_around_both_of_which_thumbnails_are_alike() -> None:

@@ -97,6 +97,15 @@ def test_a_pair_is_looked_at_again_as_it_was_proposed() -> None:
     assert following(triple, suggested) == [("cd", "suggested", 0, 4, 2)]
 
 
+def test_what_was_doubted_is_asked_once_more_of_the_crowd_are_copies_and_may_be_suggested() -> None:
+    nothing = {"score": None, "cosine": float("nan")}
+    triple, doubted = accepted("ab", "bc", "ac"), judged(["cd"], method="page", **nothing)
+    assert following(triple, doubted) == [("cd", "page", 0, 4, 2)]
+    assert following(accepted("xy"), doubted) == []
+    both = following(accepted("ab", "bc"), judged(["ac"], method="page", **nothing))
+    assert both == [("ac", "page", 0, 3, 2), ("ac", "suggested", 0, 3, 0)]
+
+
 def test_a_cosine_alone_makes_no_family() -> None:
     by_cosine = accepted("ab", "bc", "ac", verified=False, score=0.2)
     assert following(by_cosine, judged(["cd"])) == []

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dedup.evidence import NO_EVIDENCE, Evidence, compare, compare_as_laid, whole_on_whole
+from dedup.evidence import NO_DOUBTS, NO_EVIDENCE, Doubts, Evidence, compare, compare_as_laid, whole_on_whole
 from dedup.local_features import GLANCE_SIDE, SIDE, Picture, picture
 from dedup.looks import judge
-from dedup.tile_looks import ALONE, UNLIKELY, UNSURE_IN_A_CROWD, Around, Told, by_tiles, uneven
+from dedup.tile_looks import ALONE, UNLIKELY, UNSURE_IN_A_CROWD, Around, Told, _closer, by_tiles, uneven
 from dedup.transforms import TRANSFORMS
 from dedup.verify import VerifySettings
 from dedup.views import Views
@@ -104,6 +104,51 @@ def test_a_second_look_in_a_crowd_tries_the_alignment_of_the_first(monkeypatch: 
     assert len(guesses) == 2
     assert found[0].laid is not None
     np.testing.assert_array_equal(guesses[1], found[0].laid.onto)
+
+
+@pytest.mark.parametrize(
+    ("inliers", "surely", "closer", "told"),
+    [
+        (2, 0.8, 0.1, UNLIKELY),
+        (2, 0.95, 0.1, None),  # the alignment may be what is wrong
+        (3, 0.95, 0.1, UNLIKELY),  # not this one
+        (2, 0.95, 0.39, 0.39),
+        (2, 0.95, 0.45, None),
+        (3, 0.95, 0.45, 0.45),
+        (3, 0.95, 0.55, None),
+    ],
+)
+def test_a_second_look_says_no_sooner_where_local_features_made_the_alignment(
+    inliers: int, surely: float, closer: float, told: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = (Views(np.asarray(photograph(name))) for name in ("coffee", "chelsea"))
+    glance = replace(whole_on_whole(a.at(GLANCE_SIDE), b.at(GLANCE_SIDE)), inliers=inliers)
+    monkeypatch.setattr("dedup.tile_looks.uneven", lambda *_: False)
+    monkeypatch.setattr("dedup.tile_looks.compare_as_laid", lambda *_, **__: replace(NO_EVIDENCE, inliers=inliers))
+    monkeypatch.setattr("dedup.tile_looks.probability_of", lambda found, _: surely if found is glance else closer)
+    found = _closer(a, b, glance, 0.9)
+    assert (found and found.probability) == told
+
+
+@pytest.mark.parametrize("roughly", [True, False])
+def test_of_two_alignments_only_what_is_not_roughly_hopeless_is_moved(
+    roughly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four local features say rightly that a crop lies in a corner, thumbnails that it is the whole."""
+    moved: list[Evidence] = []
+
+    def watched(found: Evidence, *_: object) -> Evidence:
+        moved.append(found)
+        return found
+
+    image = photograph("coffee")
+    corner = image.crop((0, 0, image.width // 2, image.height // 2))
+    a, b = (picture(np.asarray(each), GLANCE_SIDE) for each in (image, corner))
+    monkeypatch.setattr("dedup.evidence.align", lambda *_, **__: (4, np.array([[2.0, 0, 0.5], [0, 2.0, 0.5]])))
+    monkeypatch.setattr("dedup.evidence._refined", watched)
+    doubts = Doubts(roughly=lambda found: found.correlation < 0.5) if roughly else NO_DOUBTS
+    assert compare(a, b, doubts=doubts).correlation > 0.5
+    assert [found.correlation > 0.5 for found in moved] == ([True] if roughly else [True, False])
 
 
 def skirt(seed: int, checked: bool) -> UInt8Array:
