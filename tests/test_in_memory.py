@@ -182,12 +182,14 @@ def test_copies_on_pages_of_a_picture_that_occurs_many_times_are_found(
 
 
 @pytest.mark.parametrize("of_pieces", [20, 1000])
-def test_pairs_on_pages_are_those_of_a_run(
+def test_what_is_doubted_in_a_uniform_set_is_so_in_a_run(
     of_pieces: int, tmp_path: Path, cluster: ClusterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However few pairs a task is given."""
     monkeypatch.setattr("pipelines.judging._PIECE_PAIRS", of_pieces)
-    alone_and_on_pages(tmp_path / "shards")
+    images = LOOKALIKES["products"](40, np.random.default_rng(3))
+    members = [sample_members(f"{n}", encode(image)) for n, image in enumerate(images)]
+    write_tar(tmp_path / "shards" / "0.tar", [member for sample in members for member in sample])
     settings, doubted = RUNS["verified"], []
 
     def watched(candidates: pa.Table) -> npt.NDArray[np.bool_]:
