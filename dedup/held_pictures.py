@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ import pyarrow as pa
 from dedup.errors import ImageError
 from dedup.inner import Inner, inner_picture
 from dedup.local_features import SIDE
-from dedup.records import THUMBNAIL_SIDE
 from dedup.views import Views
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -49,20 +48,19 @@ class HeldPictures:
 
 
 class Pictures:
-    """The pictures of the samples, read and prepared when first asked for; without `thumbnails`, which are the pictures
-    of images no larger than these, all are read."""
+    """The pictures of the samples, by row, read and prepared when first asked for. `tiny` has those of images that are
+    no larger than their thumbnail, which are not read."""
 
     def __init__(
         self,
         sample_ids: pa.ChunkedArray,
         inner: pa.ChunkedArray,
-        thumbnails: UInt8Array | None,
-        sides: npt.NDArray[np.int64],
+        tiny: Mapping[int, UInt8Array],
         read_image: Callable[[str], bytes],
         held: HeldPictures,
         max_pixels: int,
     ) -> None:
-        self._sample_ids, self._inner, self._thumbnails, self._sides = sample_ids, inner, thumbnails, sides
+        self._sample_ids, self._inner, self._tiny = sample_ids, inner, tiny
         self._read, self._held, self._max_pixels = read_image, held, max_pixels
 
     def __call__(self, row: int) -> Views:
@@ -73,8 +71,8 @@ class Pictures:
         return inner is not None and Inner.unpacked(inner).share < _MUCH_CUT_OFF
 
     def _pixels(self, row: int) -> UInt8Array:
-        if self._thumbnails is not None and self._sides[row] <= THUMBNAIL_SIDE:
-            return np.asarray(self._thumbnails[row])  # an image of that size is its thumbnail
+        if row in self._tiny:
+            return self._tiny[row]
         sample_id = self._sample_ids[row].as_py()
         try:
             return np.asarray(inner_picture(self._read(sample_id), SIDE, self._max_pixels, self._inner[row].as_py()))

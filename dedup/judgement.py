@@ -8,7 +8,7 @@ A judged pair is a row of `records.PAIR_SCHEMA`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,12 @@ def not_asked(candidates: pa.Table, asked: pa.Table) -> pa.Table:
         "likeness": np.zeros(count, np.float32),
         "crowded": np.ones(count, bool),
     }
-    columns = [pa.array(known[name]) if name in known else candidates[name] for name in JUDGED_SCHEMA.names]
+    return _as_judged(candidates, known)
+
+
+def _as_judged(pairs: pa.Table, known: Mapping[str, Any]) -> pa.Table:
+    """Rows of JUDGED_SCHEMA: `pairs`, and what is `known` of them by now, (N,) each."""
+    columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
     return pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)
 
 
@@ -256,9 +261,7 @@ def by_probability(
         "likeness": pairs["score"],
         "crowded": (_crowding(pairs)[:, 1] > CROWD) & ~_whatever_the_crowd(pairs, samples),
     }
-    columns = [pa.array(known[name]) if name in known else pairs[name] for name in JUDGED_SCHEMA.names]
-    judged = pa.table(columns, names=JUDGED_SCHEMA.names).cast(JUDGED_SCHEMA)
-    return _judged(pairs, method, score, accepted, probability), judged
+    return _judged(pairs, method, score, accepted, probability), _as_judged(pairs, known)
 
 
 def _merged(rows: pa.Table) -> tuple[npt.NDArray[np.int64], Singles, Singles]:

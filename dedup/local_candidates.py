@@ -67,13 +67,12 @@ def local_rows(
     max_pixels: int,
     held: HeldPictures | None = None,
 ) -> pa.Table:
-    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, inner, width, height and embedding, in
-    the cells of `cell_rows`. A picture that can no longer be decoded is left out, and the log names it. What is
+    """Rows of LOCAL_ROW of a shard's `crowded` samples, which have sample_id, inner and embedding, in the cells of
+    `cell_rows`. A picture that can no longer be decoded is left out, and the log names it. What is
     prepared of the pictures is `held` for verification, which asks for more of most."""
     features, read = [], []
     held = HeldPictures(1) if held is None else held
-    names, inner = crowded["sample_id"], crowded["inner"]
-    load = Pictures(names, inner, None, longer_side(crowded).to_numpy(), read_image, held, max_pixels)
+    load = Pictures(crowded["sample_id"], crowded["inner"], {}, read_image, held, max_pixels)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the shards are what is shared out among cores, by the caller
     try:

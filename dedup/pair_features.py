@@ -52,5 +52,5 @@ def _near_one(correlation: npt.ArrayLike) -> Floats:
 
 
 def _one_near_one(correlation: float) -> float:
-    """The same of one, in a tenth of the time: it is asked for several times for each pair."""
+    """The same of one, without arrays: it is asked for a dozen times for each pair."""
     return -math.log(1.02 - min(max(correlation, -1.0), 1.0))

@@ -179,8 +179,9 @@ def verify_pairs(
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     crowds = around.tolist()
     held = HeldPictures(settings.pictures_held) if held is None else held
-    names, inner = descriptors["sample_id"], descriptors["inner"]
-    load = Pictures(names, inner, _thumbnails(descriptors), sides, read_image, held, max_pixels)
+    thumbnails, tiny = _thumbnails(descriptors), np.flatnonzero(sides <= THUMBNAIL_SIDE).tolist()
+    whole = {row: thumbnails[row] for row in tiny}
+    load = Pictures(descriptors["sample_id"], descriptors["inner"], whole, read_image, held, max_pixels)
     undecided = np.flatnonzero(~first.settled)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the pairs are what is shared out among cores, by the caller

@@ -17,5 +17,5 @@ def held_pictures(run: str, shards: tuple[Shard, ...], max_pixels: int, most: in
 
 
 def let_go(client: Client) -> None:
-    """A cluster outlives the run."""
+    """Forget them: a cluster outlives the run."""
     client.run(held_pictures.cache_clear)

@@ -41,8 +41,7 @@ def crowded(images: dict[str, bytes]) -> pa.Table:
     rows = np.random.default_rng(0).normal(size=(len(images), 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float16).ravel()), 8)
-    columns = {"sample_id": list(images), "embedding": embedding, "inner": [None] * len(images)}
-    return pa.table(columns | {side: [200] * len(images) for side in ("width", "height")})
+    return pa.table({"sample_id": list(images), "embedding": embedding, "inner": [None] * len(images)})
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +85,7 @@ def test_what_is_prepared_is_held_for_verification(images: dict[str, bytes], cro
     held = HeldPictures(len(images))
     cells = np.eye(3, 8, dtype=np.float16)
     assert local_rows(cells, crowded, 0, SETTINGS, images.__getitem__, 10**6, held).equals(rows)
-    sides = np.full(len(images), 200)
-    load = Pictures(crowded["sample_id"], crowded["inner"], None, sides, {}.__getitem__, held, 10**6)
+    load = Pictures(crowded["sample_id"], crowded["inner"], {}, {}.__getitem__, held, 10**6)
     for row, data in enumerate(images.values()):  # nothing is read anew
         fresh = Views(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
         np.testing.assert_array_equal(load(row).at(SIDE).grey, fresh.at(SIDE).grey)

@@ -1,0 +1,61 @@
+"""What thumbnails settle of a pair, and what they leave to the pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from dedup.verify import VerifySettings, settle_pairs, verify_pairs
+from pipelines.lookalikes import LOOKALIKES
+from tests.verification import described, photograph, png
+
+SETTINGS = VerifySettings()
+
+
+def test_what_accepted_pairs_suggest_is_looked_at() -> None:
+    image = photograph("astronaut")
+    width, height = image.size
+    boxes = ((0, 0, width * 7 // 10, height * 6 // 10), (width * 3 // 10, height * 2 // 10, width, height * 8 // 10))
+    corners = [image.crop(box) for box in boxes]
+    files = {"a": png(corners[0]), "b": png(corners[1])}
+    table = pa.table({"a": ["a"], "b": ["b"], "method": ["embedding"]})
+    assert settle_pairs(table, described(files)).settled.all()  # no window of the one shows the other
+    suggested = table.set_column(2, "method", pa.array(["suggested"]))
+    assert not settle_pairs(suggested, described(files)).settled.any()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "china", "coins"])
+def test_what_is_hopeful_is_looked_at(name: str) -> None:
+    """Turned and cropped, a picture fits no window of the thumbnail."""
+    image = photograph(name)
+    turned = image.rotate(25, Image.Resampling.BICUBIC)
+    across, down = int(0.22 * image.width), int(0.22 * image.height)
+    files = {"a": png(image), "b": png(turned.crop((across, down, image.width - across, image.height - down)))}
+    table, samples = pa.table({"a": ["a"], "b": ["b"]}), described(files)
+    assert settle_pairs(table, samples).settled.all()
+    first = settle_pairs(table, samples, np.array([True]))
+    assert not first.settled.any()
+    verdicts = verify_pairs(table, samples, files.__getitem__, SETTINGS, first=first)
+    assert (verdicts.probability >= SETTINGS.accepts_from).all()
+
+
+def test_thumbnails_of_a_uniform_set_are_not_laid_on_each_other_exactly() -> None:
+    """There all agree in what can be seen of them, so pixels decide; of small pictures there is no more to see."""
+    for side, looked_at in ((300, True), (64, False)):
+        drawn = LOOKALIKES["xrays"](2, np.random.default_rng(0))
+        files = {name: png(image.resize((side, side))) for name, image in zip("ab", drawn, strict=True)}
+        table, samples = pa.table({"a": ["a"], "b": ["b"]}), described(files)
+        laid = settle_pairs(table, samples)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dedup.verify.aligned_likeness", lambda *found: np.full(len(found[1]), -1, np.float32))
+            uniform = settle_pairs(table, samples, uniform=np.array([True]))
+        assert not laid.settled.any()
+        assert uniform.settled.tolist() == [not looked_at]
+
+
+def test_small_pictures_are_dismissed_for_their_thumbnails_however_hopeful() -> None:
+    files = {name: png(photograph(name).resize((48, 48))) for name in ("chelsea", "coffee")}
+    table = pa.table({"a": ["chelsea"], "b": ["coffee"]})
+    assert settle_pairs(table, described(files), np.array([True])).settled.all()
