@@ -5,7 +5,8 @@
 
 People add such edges when they pass a picture on, and they change what an embedding or a thumbnail sees of it more than
 any retouching does. An edge counts as added where it is of one colour, words on it apart, and ends in a straight line
-across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay. What lies
+across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay. In small
+pictures a straight line of one side proves nothing, so there an edge has to lie all around, equally wide. What lies
 turned by some degrees is turned back (`rotation`).
 """
 
@@ -28,7 +29,8 @@ Shares = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 LOOK_SIDE = 256  # borders are looked for at so many pixels of the longer side
-MIN_SIDE = 64  # smaller pictures are left as they are: a line or two of their few pixels proves nothing
+MIN_SIDE = 64  # of smaller pictures a line or two of few pixels proves nothing: edges all around them are looked for,
+LEAST_SIDE = 16  # and of still smaller ones none
 
 _TOLERANCE = 14  # levels of a channel that a plain colour may vary, after JPEG
 _PLAIN = 0.8  # share of a line that is of the edge's colour at its outer and its inner end
@@ -46,6 +48,12 @@ _EMPTY = 0.5  # share of the picture inside that is of one colour, from which it
 _FEW_TONES = 0.93  # ... and of three grey levels: what is left of a flag without its first band
 _MIXED = 2  # lines between two bands of a frame, or of a picture and what was around it
 _RINGS = 6  # a frame is peeled band by band
+
+# Around a small picture: the rings of one pixel that are plain, each of its own colour, as the bands of a frame are one
+# or two pixels wide. JPEG mixes in more of the picture than of larger ones. With these, 9 of 5,000 images of CIFAR-10
+# have an edge, which all were framed, and 87 and 85 of 100 that get a border and a frame; most of the others lie before
+# the colour of their border already.
+_TOLERANCE_OF_RINGS, _PLAIN_RING, _DEEPEST_RING = 24, 0.85, 0.25
 
 
 def without_borders(image: Image.Image) -> Image.Image:
@@ -87,7 +95,9 @@ def without_edges(image: Image.Image) -> Image.Image:
 
 def _edges(image: Image.Image) -> Box | None:
     """The picture inside added edges, of an image that is not turned; None where it has none."""
-    if min(image.size) < MIN_SIDE or not _may_have_edges(image):
+    if min(image.size) < MIN_SIDE:
+        return _all_around(np.asarray(image))
+    if not _may_have_edges(image):
         return None
     scale = min(1.0, LOOK_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -98,6 +108,39 @@ def _edges(image: Image.Image) -> Box | None:
     # Rounded inwards: a line that belongs half to the edge is worse than one that is missing.
     across, down = image.width / size[0], image.height / size[1]
     return math.ceil(left * across), math.ceil(top * down), int(right * across), int(bottom * down)
+
+
+def _all_around(rgb: UInt8Array) -> Box | None:
+    """The picture inside edges all around it, equally wide, of a small (H, W, 3) picture; None where it has none."""
+    height, width = rgb.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        return None
+    deepest = int(_DEEPEST_RING * min(height, width))
+    depth, colour = 0, None
+    while depth < deepest:
+        ring = _ring(rgb, depth)
+        own = _colour(ring)
+        if _share_of_ring(ring, own) < _PLAIN_RING:
+            break
+        depth, colour = depth + 1, own
+    if colour is None or depth == deepest:
+        return None
+    # Between edge and picture lies a ring of both, where the picture was reduced.
+    for inside in (depth, depth + 1):
+        if _share_of_ring(_ring(rgb, inside), colour) <= _PICTURE:
+            empty = _is_empty(np.ascontiguousarray(rgb[inside : height - inside, inside : width - inside]))
+            return None if empty else (inside, inside, width - inside, height - inside)
+    return None
+
+
+def _ring(rgb: UInt8Array, depth: int) -> UInt8Array:
+    """(H, W, 3) -> (length, 3): the pixels so far from the nearest edge."""
+    inside = rgb[depth : len(rgb) - depth, depth : rgb.shape[1] - depth]
+    return np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+
+
+def _share_of_ring(ring: UInt8Array, colour: Levels) -> float:
+    return float((np.abs(ring - colour).max(axis=1) <= _TOLERANCE_OF_RINGS).mean())
 
 
 def _may_have_edges(image: Image.Image) -> bool:

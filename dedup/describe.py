@@ -35,7 +35,7 @@ from dedup.pages import picture_on_page
 from dedup.records import PAGE, PAGE_SHARE, Sample, Shard
 from dedup.shards import ShardReader
 
-VERSION = 8  # counted up where the same shard gives other descriptors: older ones are then made anew
+VERSION = 9  # counted up where the same shard gives other descriptors: older ones are then made anew
 DECODE_SIDE = 128  # of the shorter side, in pixels; what is left then changes at most 2 bits of nearly every phash
 _ROWS_PER_GROUP = 1024
 _BATCH_WITHOUT_EMBEDDER = 64

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from test_verify import PHOTOGRAPHS, photograph
 
-from dedup.borders import MIN_SIDE, picture_box, without_borders
+from dedup.borders import LEAST_SIDE, MIN_SIDE, picture_box, without_borders
 from dedup.transforms import TRANSFORMS
 from pipelines.lookalikes import LOOKALIKES
 
@@ -84,9 +84,39 @@ def test_a_plain_picture_stays() -> None:
     assert without_borders(image) is image
 
 
-def test_a_picture_of_few_pixels_stays() -> None:
-    image = ImageOps.expand(photograph("chelsea").resize((40, 40)), 11, (0, 0, 0))
-    assert min(image.size) < MIN_SIDE
+@pytest.mark.parametrize("transform", ["border", "frame", "mirror+border"])
+@pytest.mark.parametrize("side", [32, 45])
+def test_what_was_added_around_a_small_picture_goes(transform: str, side: int) -> None:
+    whole = 0
+    for number, name in enumerate(PHOTOGRAPHS):
+        image = photograph(name).resize((side, side), Image.Resampling.BOX)
+        framed = TRANSFORMS[transform](image, np.random.default_rng(number)).open()
+        assert min(framed.size) < MIN_SIDE
+        inside = without_borders(framed)
+        assert min(inside.size) >= side - 2, name
+        whole += int(inside.width <= side)
+    assert whole >= 0.5 * len(PHOTOGRAPHS)  # JPEG mixes bands of one or two pixels with each other and the picture
+
+
+@pytest.mark.parametrize("side", [32, 45])
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_small_photograph_stays_whole(name: str, side: int) -> None:
+    """Where skies end straight, too, on one side or three."""
+    image = photograph(name).resize((side, side), Image.Resampling.BOX)
+    sky = ImageOps.expand(image, (0, 5, 0, 0), (90, 140, 220))
+    for small in (image, sky, ImageOps.expand(sky, (4, 0, 4, 0), (90, 140, 220))):
+        assert without_borders(small) is small
+
+
+@pytest.mark.parametrize("name", ["icons", "pages", "charts", "screenshots"])
+def test_what_is_mostly_empty_stays_when_small(name: str) -> None:
+    for image in LOOKALIKES[name](4, np.random.default_rng(5)):
+        small = image.resize((48, 40), Image.Resampling.BOX)
+        assert without_borders(small) is small
+
+
+def test_a_picture_of_hardly_any_pixels_stays() -> None:
+    image = ImageOps.expand(photograph("chelsea").resize((LEAST_SIDE - 5, LEAST_SIDE - 5)), 2, (0, 0, 0))
     assert without_borders(image) is image
 
 
