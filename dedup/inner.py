@@ -72,6 +72,11 @@ class Inner:
         return self.before.area * self.after.area
 
     @property
+    def stretch(self) -> float:
+        """How many times as wide for its height the picture is as its image, turning apart."""
+        return math.prod((part.right - part.left) / (part.bottom - part.top) for part in (self.before, self.after))
+
+    @property
     def packed(self) -> bytes:
         """As the descriptor column `inner` holds it, in float64: the four of `before`, and where the picture is turned,
         the degrees, 1 or 0 for whether the canvas grew, and the four of `after`."""

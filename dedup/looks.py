@@ -76,7 +76,9 @@ SMALL_AND_UNIFORM = 9.0
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
 # more levels (`SmallEvidence.centre`): flags of three colours have 16 to 32 tiles and differ by 45 to 116. Of copies of
 # photographs, potatoes and vases 99 in 100 have 27 tiles and more; asked of all below 40, it lost 2 of 100 of them.
-FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 40, 40.0
+# Nor is it asked below that where neither has nearly all of its pixels in three grey levels, as a lemon before white has
+# not, whose grey copy is one.
+FEW_TILES_OF_DRAWINGS, OTHER_COLOURS, AS_FLAT_AS_FLAGS = 40, 40.0, 0.97
 # Of two colours and the edge between them, as in a part of a flag, there are many.
 FEW_INLIERS = 3  # feature matches
 # One outline, as of two skirts, is in so few tiles, too, and has few features, at its corners: where one of the two
@@ -275,7 +277,8 @@ def _unless_contested(
     by_outline = evidence.inliers <= INLIERS_OF_OUTLINES and evidence.tiles < FEW_TILES_OF_DRAWINGS
     if by_outline and evidence.lopsided() > LOPSIDED:
         return UNLIKELY
-    if evidence.tiles >= (FEW_TILES_OF_DRAWINGS if drawn else FEW_TILES):
+    as_flags = drawn and max(a.flat, b.flat) >= AS_FLAT_AS_FLAGS
+    if evidence.tiles >= (FEW_TILES_OF_DRAWINGS if as_flags else FEW_TILES):
         return probability
     if drawn and evidence.covered_other < WHOLE and evidence.inliers < FEW_INLIERS:
         return UNLIKELY

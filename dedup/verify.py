@@ -16,6 +16,7 @@ the order of the pairs, the batch or the threads.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ from dedup.errors import ConfigError, ImageError, ManifestError
 from dedup.hashes import MIN_INFORMATION
 from dedup.held_pictures import HeldPictures, Pictures
 from dedup.images import MAX_PIXELS
+from dedup.inner import Inner
 from dedup.looks import contradict, judge
 from dedup.pair_features import CROWD, thumbnail_features
 from dedup.records import THUMBNAIL_SIDE
@@ -60,7 +62,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 26  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 27  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -90,6 +92,10 @@ TURNED, TURNED_BETTER, INVERTED = 0.6, 0.1, 0.85
 # But those that have hardly more than three grey levels: turned, a flag or an arrow is another one, and so is a sign
 # whose colours are inverted.
 UPRIGHT = 0.9
+
+
+# Where something was taken off around a picture, pairs of shapes that differ so many times are not dismissed either.
+RESHAPED = 1.5
 
 
 @dataclass(frozen=True)
@@ -218,13 +224,14 @@ def settle_pairs(
 ) -> Verdicts:
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last. Of
     pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
-    that accepted pairs or hashes of pictures on pages suggest, or that are `alone` (N,), where no crowd is known around
-    either, if grey levels explain each other there. Pairs that are `uniform` (N,) are as `settle` takes them."""
+    that accepted pairs or hashes of pictures on pages suggest, or of which what was taken off around one may belong to
+    it, or that are `alone` (N,), where no crowd is known around either, if grey levels explain each other there. Pairs that are `uniform` (N,) are as `settle` takes them."""
     a, b = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     i, j = _by_content(a, b, descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
-    hopeful = _suggested(pairs) if hopeful is None else hopeful | _suggested(pairs)
+    certain = _suggested(pairs) | _reshaped(descriptors, i, j)
+    hopeful = certain if hopeful is None else hopeful | certain
     thumbnails = _thumbnails(descriptors)
     found = settle(thumbnails, information, sides, i, j, hopeful, uniform)
     return found if alone is None else _unless_retoned(found, thumbnails, sides, i, j, alone)
@@ -299,6 +306,17 @@ def _suggested(pairs: pa.Table) -> Bools:
         return np.zeros(len(pairs), bool)
     said = pa.array(["suggested", "page"])
     return np.asarray(pc.is_in(pairs["method"], value_set=said).to_numpy(zero_copy_only=False), bool)
+
+
+def _reshaped(descriptors: pa.Table, i: Ints, j: Ints) -> Bools:
+    """(N,): of which pairs something was taken off around a picture, and the two are of other shapes: what stands
+    upright before white is found between white bars in one, and not in a copy with words below it, or of few pixels."""
+    inner = descriptors["inner"].to_pylist()
+    shape = _column(descriptors, "width") / np.maximum(_column(descriptors, "height"), 1)
+    cut = np.array([each is not None for each in inner], bool)
+    shape[cut] *= [Inner.unpacked(each).stretch for each in inner if each is not None]
+    apart = np.abs(np.log(np.maximum(shape[i], 1e-3) / np.maximum(shape[j], 1e-3)))
+    return np.asarray((cut[i] | cut[j]) & (apart > math.log(RESHAPED)))
 
 
 def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:

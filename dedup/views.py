@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.collages import fills_a_cell, is_divided
-from dedup.drawings import is_drawn, strength
+from dedup.drawings import is_drawn, plainness, strength
 from dedup.geometry import noise, softened
 from dedup.local_features import SIDE, Picture, grey_at, lost_at_a_glance, picture
 from dedup.overlays import thin, without_thin
@@ -88,6 +88,11 @@ class Views:
     def drawn(self) -> bool:
         """Whether more is asked of it."""
         return is_drawn(self._grey, self.fine)
+
+    @cached_property
+    def flat(self) -> float:
+        """The share of its pixels, 0..1, that three grey levels have: nearly all of flags and signs."""
+        return float(plainness(self._grey[None])[0, 1])
 
     @cached_property
     def on_page(self) -> bool:
