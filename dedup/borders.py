@@ -1,4 +1,4 @@
-"""What was put around a picture: plain borders, frames, letterboxes, bars with words.
+"""What was put around a picture: plain borders, frames, letterboxes, bars with words, the ground around a disc.
 
     image ──find_inner──▶ where the picture lies ──Inner.of──▶ the picture inside
           ──────────────without_borders──────────────────────▶
@@ -7,7 +7,7 @@ People add such edges when they pass a picture on, and they change what an embed
 any retouching does. An edge counts as added where it is of one colour, words on it apart, and ends in a straight line
 across the whole picture: sky, studio backgrounds and the white around a product end in an outline, and stay. In small
 pictures a straight line of one side proves nothing, so there an edge has to lie all around, equally wide. What lies
-turned by some degrees is turned back (`rotation`).
+turned by some degrees is turned back (`rotation`), and of what was cut to a disc the middle is left (`discs`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dedup.discs import disc_in
 from dedup.drawings import plainness
 from dedup.inner import Inner, Part
 from dedup.rotation import turn_in, turned_back
@@ -73,7 +74,8 @@ def find_inner(image: Image.Image) -> Inner | None:
         return Inner(turn=turn, after=Part.of([place + _MIXED for place in box], upright.size))
     box = _edges(image)
     if box is None:
-        return None
+        box = _within_disc(image)
+        return None if box is None else Inner(Part.of(box, image.size))
     for candidate in (box, _trimmed(box)):
         turn = turn_in(image.crop(candidate))
         if turn is not None:
@@ -85,6 +87,16 @@ def _trimmed(box: Box) -> Box:
     """Without the outermost lines, into which some of what was around the picture may be mixed."""
     left, top, right, bottom = box
     return left + _MIXED, top + _MIXED, right - _MIXED, bottom - _MIXED
+
+
+def _within_disc(image: Image.Image) -> Box | None:
+    """The middle of a picture that was cut to a disc; None where it was not, or may be a badge or a sign."""
+    box = disc_in(image)
+    if box is None:
+        return None
+    inside = image.crop(box)
+    inside.thumbnail((LOOK_SIDE, LOOK_SIDE), Image.Resampling.BILINEAR)
+    return None if _is_empty(np.asarray(inside)) else box
 
 
 def without_edges(image: Image.Image) -> Image.Image:

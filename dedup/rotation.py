@@ -61,14 +61,14 @@ class Turn:
 
 def turn_in(image: Image.Image) -> Turn | None:
     """How an RGB image shows a picture, turned by `LEAST` to `MOST` degrees; None where it shows none."""
-    if min(image.size) < MIN_SIDE or not _has_equal_corners(image):
+    if min(image.size) < MIN_SIDE or not has_equal_corners(image):
         return None
     scale = min(1.0, LOOK_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return find_turn(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA))
 
 
-def _has_equal_corners(image: Image.Image) -> bool:
+def has_equal_corners(image: Image.Image) -> bool:
     """Most pictures have not, and four pixels tell."""
     right, bottom = image.width - 1, image.height - 1
     corners = np.array([image.getpixel(place) for place in ((0, 0), (right, 0), (0, bottom), (right, bottom))])
