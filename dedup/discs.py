@@ -35,10 +35,10 @@ _INSIDE = 2**-0.5  # of a radius
 
 def disc_in(image: Image.Image) -> Box | None:
     """The box of the rectangle within the disc that an RGB image shows; None where it shows none."""
-    if min(image.size) < LEAST_SIDE or not has_equal_corners(image):
-        return None
     scale = min(1.0, LOOK_SIDE / max(image.size))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    size = (round(image.width * scale), round(image.height * scale))
+    if min(size) < LEAST_SIDE or not has_equal_corners(image):
+        return None
     found = _ellipse(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA))
     if found is None:
         return None

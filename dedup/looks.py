@@ -84,6 +84,9 @@ FEW_INLIERS = 3  # feature matches
 # One outline, as of two skirts, is in so few tiles, too, and has few features, at its corners: where one of the two
 # holds detail and the other none (LOPSIDED), they are others. None of 7,005 pairs of copies that are accepted is so.
 INLIERS_OF_OUTLINES = 5
+# Of 2,307 photographs 87 are as plain as drawings, and 25 of these so soft (grey levels per pixel) that they have no
+# strokes to compare. Screenshots of 64 pixels have 4.7, all other drawings but flags more.
+SOFT = 4.5
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
@@ -126,7 +129,7 @@ def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     probability = float(MODELS["small"](small_features(small)[None])[0])
     # Strokes decide of small drawings, too: of 280 charts, forms and boards at 64 pixels 67 went for another one, and
     # 17 do now; of 71 pairs of copies that are drawings it loses 5, and of 510 of CIFAR-10 none.
-    if probability > UNLIKELY and a.drawn and b.drawn and _contradict(a, b, guess, ALONE):
+    if probability > UNLIKELY and _both_drawn(a, b) and _contradict(a, b, guess, ALONE):
         return UNLIKELY
     sure = probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL
     if not uniform or sure or probability <= UNLIKELY:
@@ -156,7 +159,7 @@ def _unless_otherwise(a: Views, b: Views, guess: Floats, around: Around, told: T
     probability, evidence, full, _ = told
     if probability <= UNLIKELY and around.crowding > CROWD:
         return probability  # nothing below would be asked
-    both_drawn = a.drawn and b.drawn
+    both_drawn = _both_drawn(a, b)
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)
         if probability > UNLIKELY and _other_on_page(a, b, guess, evidence if full else None, around.alone):
@@ -168,6 +171,13 @@ def _unless_otherwise(a: Views, b: Views, guess: Floats, around: Around, told: T
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
     return probability if both_drawn else _unless_by_lines(a, b, around, probability, evidence, full)
+
+
+def _both_drawn(a: Views, b: Views) -> bool:
+    """Whether both are drawings: of these either has strokes, or is as flat as a flag."""
+    if not (a.drawn and b.drawn):
+        return False
+    return max(a.strength, b.strength) >= SOFT or max(a.flat, b.flat) >= AS_FLAT_AS_FLAGS
 
 
 def _other_on_page(a: Views, b: Views, guess: Floats, at_side: Evidence | None, alone: bool) -> bool:
@@ -273,7 +283,7 @@ def _unless_contested(
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
-    drawn = a.drawn and b.drawn
+    drawn = _both_drawn(a, b)
     by_outline = evidence.inliers <= INLIERS_OF_OUTLINES and evidence.tiles < FEW_TILES_OF_DRAWINGS
     if by_outline and evidence.lopsided() > LOPSIDED:
         return UNLIKELY
@@ -327,7 +337,7 @@ def _contradict(
     """Also, where it is so alike around one of the two, whether strokes contradict each other, neither being what was
     put over one of them: the more alike it is around both, the less of it. `at_side` is what `compare` finds at
     SIDE, if it was asked."""
-    both, uniform = a.drawn and b.drawn, around.most > UNIFORM
+    both, uniform = _both_drawn(a, b), around.most > UNIFORM
     drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
     if not drawn and not uniform:
         return False
