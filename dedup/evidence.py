@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sharp, unshared
+from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sharp, is_contested, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
@@ -82,7 +82,8 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_faint`, as `disagreement` says them.
+    closer: `contested` and `contested_faint`, as `disagreement` says them; `grain`: whether they would be contested, but
+    for what is gone at half the size.
     """
 
     inliers: int
@@ -94,6 +95,7 @@ class Evidence:
     covered_other: float
     contested: float = 0.0
     contested_faint: float = 0.0
+    grain: bool = False
     laid: Laid | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -258,8 +260,11 @@ def _mirrored(a: Picture, b: Picture) -> list[Evidence]:
 def _contested(found: Evidence, noise: bool) -> Evidence:
     if found.laid is None or found.correlation < _ALIKE:
         return found
-    whole, faint = contested(*found.laid[:3], noise=noise)
-    return replace(found, contested=whole, contested_faint=faint)
+    as_they_are = contested(*found.laid[:3])
+    if not (noise and is_contested(*as_they_are)):
+        return replace(found, contested=as_they_are[0], contested_faint=as_they_are[1])
+    whole, faint = contested(*found.laid[:3], noise=True)
+    return replace(found, contested=whole, contested_faint=faint, grain=(whole, faint) != as_they_are)
 
 
 def _weight(found: Evidence) -> float:

@@ -23,6 +23,7 @@ from dedup.tile_looks import (
     ALONE,
     FEW_TILES,
     LOPSIDED,
+    NOISY,
     UNLIKELY,
     WHOLE,
     Around,
@@ -89,6 +90,9 @@ SOFT = 4.5
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
+# What noise would make contested is none where the two hold about as much of what is fine and as much noise (grey levels,
+# and some that is in any picture), and that little: one of 52 pairs of copies does.
+GRAINIER, SOME_NOISE = 1.15, 0.5
 # A stroke that is missing is missed where both have strokes as strong as these: a playing card whose hue was turned has
 # 9, those of another card 20.
 STRONG_ENOUGH = 5.0
@@ -279,7 +283,9 @@ def _unless_contested(
     against it."""
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
-    if contested or _contradict(a, b, guess, shared, evidence if full else None, around.alone):
+    if contested or (evidence.grain and _as_grainy(a, b)):
+        return UNLIKELY
+    if _contradict(a, b, guess, shared, evidence if full else None, around.alone):
         return UNLIKELY
     if _replaced(a, b, guess, evidence, full, around.alone) or _beside_others(a, b, evidence):
         return UNLIKELY
@@ -296,6 +302,14 @@ def _unless_contested(
         return UNLIKELY
     colours = compare_small(a.as_small, b.as_small, guess)
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
+
+
+def _as_grainy(a: Views, b: Views) -> bool:
+    """Whether both hold as much that is fine, and it is no noise, which is all over a picture: what they differ in is
+    the grain of two things, as of two fruits."""
+    lost, noise = (sorted(pair) for pair in ((a.lost, b.lost), (a.noise, b.noise)))
+    even = lost[1] < GRAINIER * lost[0] and noise[1] + SOME_NOISE < GRAINIER * (noise[0] + SOME_NOISE)
+    return even and noise[1] < NOISY
 
 
 def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool, alone: bool) -> bool:

@@ -310,7 +310,7 @@ def _suggested(pairs: pa.Table) -> Bools:
 
 def _reshaped(descriptors: pa.Table, i: Ints, j: Ints) -> Bools:
     """(N,): of which pairs something was taken off around a picture, and the two are of other shapes: what stands
-    upright before white is found between white bars in one, and not in a copy with words below it, or of few pixels."""
+    upright before white is found between white bars in one, and not in a copy with words below it."""
     inner = descriptors["inner"].to_pylist()
     shape = _column(descriptors, "width") / np.maximum(_column(descriptors, "height"), 1)
     cut = np.array([each is not None for each in inner], bool)
