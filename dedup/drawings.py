@@ -38,8 +38,9 @@ def is_drawn(grey: UInt8Array, fine: bool) -> bool:
     inked = (fine and one >= ONE_LEVEL) or three - one >= INKS * (1 - one)
     if inked and _is_plain(one, three, fine):
         return True
-    even = plainness(_evenly_lit(grey)[None])[0]
-    return (_is_plain(one, three, fine) or _is_plain(*even, fine)) and strength(grey) >= STRONG
+    even_one, even_three = plainness(_evenly_lit(grey)[None])[0]
+    plain = _is_plain(one, three, fine) or _is_plain(even_one, even_three, fine)
+    return plain and strength(grey) >= STRONG
 
 
 def _is_plain(one: float, three: float, fine: bool) -> bool:

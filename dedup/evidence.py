@@ -82,8 +82,8 @@ class Evidence:
     whose correlation exceeds 0.6; `correlation`: mean over the textured tiles, -1..1. `tiles`: textured tiles, 0..64.
     `pixels`: correlation over the whole overlap, -1..1. `covered`: share of the picture of which more lies in
     the overlap; `covered_other`: that of the other. What is asked of pictures whose tiles agree, and else 0, lower is
-    closer: `contested` and `contested_faint`, as `disagreement` says them; `grain`: whether they would be contested, but
-    for what is gone at half the size.
+    closer: `contested` and `contested_faint`, as `disagreement` says them; `grain`: whether more would be contested,
+    but for what is gone at half the size.
     """
 
     inliers: int

@@ -23,18 +23,18 @@ from dedup.tile_looks import (
     ALONE,
     FEW_TILES,
     LOPSIDED,
-    NOISY,
     UNLIKELY,
     WHOLE,
     Around,
     Told,
+    as_grainy,
     blurred,
     by_tiles,
     equally_sharp,
     probability_of,
 )
 from dedup.verification_model import MODELS
-from dedup.views import Views
+from dedup.views import AS_FLAT_AS_FLAGS, Views, both_drawn
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,23 +76,17 @@ SMALL_AND_UNIFORM = 9.0
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
 # more levels (`SmallEvidence.centre`): flags of three colours have 16 to 32 tiles and differ by 45 to 116. Of copies of
 # photographs, potatoes and vases 99 in 100 have 27 tiles and more; asked of all below 40, it lost 2 of 100 of them.
-# Nor is it asked below that where neither has nearly all of its pixels in three grey levels, as a lemon before white has
-# not, whose grey copy is one.
-FEW_TILES_OF_DRAWINGS, OTHER_COLOURS, AS_FLAT_AS_FLAGS = 40, 40.0, 0.97
+# Of a lemon before white a grey copy is one, so that holds only where either has nearly all of its pixels in three grey
+# levels.
+FEW_TILES_OF_DRAWINGS, OTHER_COLOURS = 40, 40.0
 # Of two colours and the edge between them, as in a part of a flag, there are many.
 FEW_INLIERS = 3  # feature matches
 # One outline, as of two skirts, is in so few tiles, too, and has few features, at its corners: where one of the two
 # holds detail and the other none (LOPSIDED), they are others. None of 7,005 pairs of copies that are accepted is so.
 INLIERS_OF_OUTLINES = 5
-# Of 2,307 photographs 87 are as plain as drawings, and 25 of these so soft (grey levels per pixel) that they have no
-# strokes to compare. Screenshots of 64 pixels have 4.7, all other drawings but flags more.
-SOFT = 4.5
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
-# What noise would make contested is none where the two hold about as much of what is fine and as much noise (grey levels,
-# and some that is in any picture), and that little: one of 52 pairs of copies does.
-GRAINIER, SOME_NOISE = 1.15, 0.5
 # A stroke that is missing is missed where both have strokes as strong as these: a playing card whose hue was turned has
 # 9, those of another card 20.
 STRONG_ENOUGH = 5.0
@@ -135,7 +129,7 @@ def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     probability = float(MODELS["small"](small_features(small)[None])[0])
     # Strokes decide of small drawings, too: of 280 charts, forms and boards at 64 pixels 67 went for another one, and
     # 17 do now; of 71 pairs of copies that are drawings it loses 5, and of 510 of CIFAR-10 none.
-    if probability > UNLIKELY and _both_drawn(a, b) and _contradict(a, b, guess, ALONE):
+    if probability > UNLIKELY and both_drawn(a, b) and _contradict(a, b, guess, ALONE):
         return UNLIKELY
     sure = probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL
     if not uniform or sure or probability <= UNLIKELY:
@@ -165,25 +159,18 @@ def _unless_otherwise(a: Views, b: Views, guess: Floats, around: Around, told: T
     probability, evidence, full, _ = told
     if probability <= UNLIKELY and around.crowding > CROWD:
         return probability  # nothing below would be asked
-    both_drawn = _both_drawn(a, b)
+    drawn = both_drawn(a, b)
     if probability > UNLIKELY:
         probability = _unless_contested(a, b, guess, around, probability, evidence, full)
         if probability > UNLIKELY and _other_on_page(a, b, guess, evidence if full else None, around.alone):
             probability = UNLIKELY
-        if probability < MATCHED_PROBABILITY and full and around.alone and not both_drawn:
+        if probability < MATCHED_PROBABILITY and full and around.alone and not drawn:
             probability = max(probability, _uncovered(a, b, guess, around, evidence))
-    if probability < MATCHED_PROBABILITY and around.alone and not both_drawn:
+    if probability < MATCHED_PROBABILITY and around.alone and not drawn:
         probability = max(probability, _toned(a, b, guess, evidence))
     if probability < MATCHED_PROBABILITY and around.crowding <= CROWD and not (a.drawn or b.drawn):
         return max(probability, _under_lines(a, b, guess, evidence, full))
-    return probability if both_drawn else _unless_by_lines(a, b, around, probability, evidence, full)
-
-
-def _both_drawn(a: Views, b: Views) -> bool:
-    """Whether both are drawings: of these either has strokes, or is as flat as a flag."""
-    if not (a.drawn and b.drawn):
-        return False
-    return max(a.strength, b.strength) >= SOFT or max(a.flat, b.flat) >= AS_FLAT_AS_FLAGS
+    return probability if drawn else _unless_by_lines(a, b, around, probability, evidence, full)
 
 
 def _other_on_page(a: Views, b: Views, guess: Floats, at_side: Evidence | None, alone: bool) -> bool:
@@ -283,7 +270,7 @@ def _unless_contested(
     against it."""
     shared = around if evidence.inliers >= SHARED_FEATURES else ALONE
     contested = is_contested(evidence.contested, evidence.contested_faint)
-    if contested or (evidence.grain and _as_grainy(a, b)):
+    if contested or (evidence.grain and as_grainy(a, b)):
         return UNLIKELY
     if _contradict(a, b, guess, shared, evidence if full else None, around.alone):
         return UNLIKELY
@@ -291,7 +278,7 @@ def _unless_contested(
         return UNLIKELY
     if _matched(probability, evidence, around.crowding):
         probability = max(probability, MATCHED_PROBABILITY)
-    drawn = _both_drawn(a, b)
+    drawn = both_drawn(a, b)
     by_outline = evidence.inliers <= INLIERS_OF_OUTLINES and evidence.tiles < FEW_TILES_OF_DRAWINGS
     if by_outline and evidence.lopsided() > LOPSIDED:
         return UNLIKELY
@@ -302,14 +289,6 @@ def _unless_contested(
         return UNLIKELY
     colours = compare_small(a.as_small, b.as_small, guess)
     return UNLIKELY if colours.centre > OTHER_COLOURS else probability
-
-
-def _as_grainy(a: Views, b: Views) -> bool:
-    """Whether both hold as much that is fine, and it is no noise, which is all over a picture: what they differ in is
-    the grain of two things, as of two fruits."""
-    lost, noise = (sorted(pair) for pair in ((a.lost, b.lost), (a.noise, b.noise)))
-    even = lost[1] < GRAINIER * lost[0] and noise[1] + SOME_NOISE < GRAINIER * (noise[0] + SOME_NOISE)
-    return even and noise[1] < NOISY
 
 
 def _replaced(a: Views, b: Views, guess: Floats, evidence: Evidence, full: bool, alone: bool) -> bool:
@@ -353,7 +332,7 @@ def _contradict(
     """Also, where it is so alike around one of the two, whether strokes contradict each other, neither being what was
     put over one of them: the more alike it is around both, the less of it. `at_side` is what `compare` finds at
     SIDE, if it was asked."""
-    both, uniform = _both_drawn(a, b), around.most > UNIFORM
+    both, uniform = both_drawn(a, b), around.most > UNIFORM
     drawn = both or any(each.drawn and each.strength >= VERY_STRONG for each in (a, b))
     if not drawn and not uniform:
         return False

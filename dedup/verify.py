@@ -225,7 +225,8 @@ def settle_pairs(
     """`verify_pairs` as far as the thumbnails go: the probability of a pair that is not settled is not its last. Of
     pictures that are not small, pairs that are `hopeful` (N,) are not dismissed for their thumbnails, nor are those
     that accepted pairs or hashes of pictures on pages suggest, or of which what was taken off around one may belong to
-    it, or that are `alone` (N,), where no crowd is known around either, if grey levels explain each other there. Pairs that are `uniform` (N,) are as `settle` takes them."""
+    it, or that are `alone` (N,), where no crowd is known around either, if grey levels explain each other there. Pairs
+    that are `uniform` (N,) are as `settle` takes them."""
     a, b = (_rows(pairs[name], descriptors) for name in ("a", "b"))
     i, j = _by_content(a, b, descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
