@@ -70,11 +70,11 @@ MODELS = {
 OPERATING_POINTS = {
     "copies": OperatingPoint(
         0.9,
-        "99.3 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-29",
+        "99.3 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-12-01",
     ),
     "near": OperatingPoint(
         0.3,
-        "99.3 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-11-29",
+        "99.4 % of 1,200 copies planted of 300 photographs, none of their 44,850 pairs; dedup calibrate, 2026-12-01",
     ),
     "exact": OperatingPoint(2.0, "no probability reaches it: the same bytes, which needs no measuring"),
 }
