@@ -110,3 +110,11 @@ def test_of_an_image_with_nothing_around_the_picture_all_is_taken() -> None:
     photograph("coffee").save(buffer, "PNG")
     assert find_inner(photograph("coffee")) is None
     assert inner_picture(buffer.getvalue(), 0, MAX_PIXELS, None).tobytes() == photograph("coffee").tobytes()
+
+
+def test_the_stretch_is_that_of_the_picture_beside_its_image() -> None:
+    """A square picture in an image of two squares side by side is half as wide for its height as the image is."""
+    left_half = Part(0.0, 0.0, 0.5, 1.0)
+    assert Inner(left_half).stretch == pytest.approx(0.5)
+    assert Inner(after=Part(0.0, 0.25, 1.0, 0.5)).stretch == pytest.approx(4.0)
+    assert Inner(left_half, after=left_half).stretch == pytest.approx(0.25)
