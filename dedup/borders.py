@@ -72,14 +72,21 @@ def find_inner(image: Image.Image) -> Inner | None:
         if box is None:
             return Inner(turn=turn)
         return Inner(turn=turn, after=Part.of([place + _MIXED for place in box], upright.size))
+    # Before edges: in few pixels the rows above an arc look like one.
+    disc = _within_disc(image)
+    if disc is not None:
+        return Inner(Part.of(disc, image.size))
     box = _edges(image)
     if box is None:
-        box = _within_disc(image)
-        return None if box is None else Inner(Part.of(box, image.size))
+        return None
     for candidate in (box, _trimmed(box)):
         turn = turn_in(image.crop(candidate))
         if turn is not None:
             return Inner(Part.of(candidate, image.size), turn)
+    disc = _within_disc(image.crop(box))
+    if disc is not None:
+        left, top = box[:2]
+        box = left + disc[0], top + disc[1], left + disc[2], top + disc[3]
     return Inner(Part.of(box, image.size))
 
 
@@ -90,7 +97,7 @@ def _trimmed(box: Box) -> Box:
 
 
 def _within_disc(image: Image.Image) -> Box | None:
-    """The middle of a picture that was cut to a disc; None where it was not, or may be a badge or a sign."""
+    """The middle of a picture that was cut to a disc; None where it was not, or is as plain as a sign."""
     box = disc_in(image)
     if box is None:
         return None

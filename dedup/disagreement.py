@@ -72,7 +72,12 @@ def contested(first: Any, second: Any, mask: UInt8Array, noise: bool = False) ->
     noise, and what poor JPEGs make of what is faint, is gone there. Other pictures are as other as before, but in
     uniform sets."""
     found = _contested_at(_CONTESTED_SIDE, first, second, mask)
-    if not (noise and is_contested(*found)):
+    return but_for_noise(found, first, second, mask) if noise else found
+
+
+def but_for_noise(found: tuple[float, float], first: Any, second: Any, mask: UInt8Array) -> tuple[float, float]:
+    """What is left of `found`, which `contested` found of the same arguments, without what is gone at half the size."""
+    if not is_contested(*found):
         return found
     coarser = _contested_at(_CONTESTED_SIDE // 2, first, second, mask)
     return coarser if coarser[0] <= _HARDLY and coarser[1] <= UNCONTESTED else found

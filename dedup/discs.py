@@ -2,8 +2,8 @@
 
     image ──disc_in──▶ the box of the greatest rectangle in a disc or an ellipse on plain ground
 
-The ground is of one colour, and ends in an ellipse all around: of a ball, a plate or a fruit it ends elsewhere, but
-where one was photographed from the front and cut out along its rim, and of such a thing the middle is left.
+The ground is of one colour, and ends in an ellipse all around, or in a polygon of many sides: of a ball or a fruit it
+ends elsewhere. A plate or a round logo that fills its image before a plain ground is cut to its middle, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 LOOK_SIDE = 256  # discs are looked for at so many pixels of the longer side
-LEAST_SIDE = 48  # pixels: the rims of smaller discs are too short
+LEAST_SIDE = 96  # pixels: the soft rims of smaller discs are too wide for what is measured along them
 
 _TOLERANCE = 20  # levels of a channel that the ground may vary, after JPEG
 _FILLS = 0.96  # of the image's width or height: smaller discs are things on a ground, as clocks are

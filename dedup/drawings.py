@@ -19,9 +19,9 @@ UInt8Array = npt.NDArray[np.uint8]
 # Share of the pixels that the three most frequent grey levels have, and that the most frequent one has where a picture
 # is as fine as print. 4 of 100 photographs are so plain, and none of potatoes before black.
 THREE_LEVELS, ONE_LEVEL = 0.85, 0.45
-# ... and what the second and third have of that which the first, the ground, has not, if strokes are not STRONG: shaded
-# things before white are plain for the white alone, so 5 of 13 product shots have less. Charts, icons, dials,
-# screenshots, flags and cards of 100 pixels and more have more.
+# ... and what the second and third have of that which the first, the ground, has not, if strokes are not STRONG, and it
+# is not as fine as print: shaded things before white are plain for the white alone, so 5 of 13 product shots have less.
+# Charts, icons, dials, screenshots, flags and cards of 100 pixels and more have more.
 INKS = 0.5
 THREE_LEVELS_OF_THUMBNAILS = 0.75  # which mix ink and paper; 8 of 100 photographs
 _LEVEL = 8  # levels of 0..255 to either side count as the same
@@ -38,9 +38,9 @@ def is_drawn(grey: UInt8Array, fine: bool) -> bool:
     inked = (fine and one >= ONE_LEVEL) or three - one >= INKS * (1 - one)
     if inked and _is_plain(one, three, fine):
         return True
-    even_one, even_three = plainness(_evenly_lit(grey)[None])[0]
-    plain = _is_plain(one, three, fine) or _is_plain(even_one, even_three, fine)
-    return plain and strength(grey) >= STRONG
+    if not _is_plain(one, three, fine):
+        one, three = plainness(_evenly_lit(grey)[None])[0]
+    return _is_plain(one, three, fine) and strength(grey) >= STRONG
 
 
 def _is_plain(one: float, three: float, fine: bool) -> bool:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.disagreement import UNCONTESTED, contested, contradiction, equally_sharp, is_contested, unshared
+from dedup.disagreement import UNCONTESTED, but_for_noise, contested, contradiction, equally_sharp, unshared
 from dedup.geometry import band_pass, determinant
 from dedup.local_features import Picture, align
 from dedup.overlays import Replaced, covering, replaced, thin_kept, without_thin
@@ -261,9 +261,7 @@ def _contested(found: Evidence, noise: bool) -> Evidence:
     if found.laid is None or found.correlation < _ALIKE:
         return found
     as_they_are = contested(*found.laid[:3])
-    if not (noise and is_contested(*as_they_are)):
-        return replace(found, contested=as_they_are[0], contested_faint=as_they_are[1])
-    whole, faint = contested(*found.laid[:3], noise=True)
+    whole, faint = but_for_noise(as_they_are, *found.laid[:3]) if noise else as_they_are
     return replace(found, contested=whole, contested_faint=faint, grain=(whole, faint) != as_they_are)
 
 

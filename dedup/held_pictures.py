@@ -21,7 +21,7 @@ from dedup.views import Views
 UInt8Array = npt.NDArray[np.uint8]
 
 # Of an image with two pictures beside each other one may have been taken for a bar; what is left ends in a seam of the
-# image, and is no part of a collage. That leaves less of the area.
+# image, and is no part of a collage. That leaves less of the area; so does cutting to a disc, which is none either.
 _MUCH_CUT_OFF = 0.8
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.disagreement import CONTRADICTED, UNCONTESTED, UNSHARED, is_contested
+from dedup.drawings import STRONG
 from dedup.evidence import Doubts, Evidence, compare, whole_on_whole
 from dedup.local_features import GLANCE_SIDE, SIDE
 from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
@@ -87,8 +88,8 @@ INLIERS_OF_OUTLINES = 5
 # Of a photograph with a wide sky, a copy with words over it counts as drawn, with strokes of up to 13; pages and
 # crosswords, of which a blurred copy does not, have 15 and more.
 VERY_STRONG = 14.0
-# A stroke that is missing is missed where both have strokes as strong as these: a playing card whose hue was turned has
-# 9, those of another card 20.
+# A stroke that is missing is missed where one has STRONG strokes, and the other some as strong as these: a playing card
+# whose hue was turned has 9, another card 20.
 STRONG_ENOUGH = 5.0
 # Photographs under lines all over them, as agencies put them there, agree with the originals once what is thin is taken
 # off both. It is asked where one of the two has so many times more of it (grey levels; some are in any picture), and
@@ -344,6 +345,7 @@ def _contradict(
             return True
     if not drawn:
         return False
-    strong = both and min(a.strength, b.strength) >= STRONG_ENOUGH
+    weaker, stronger = sorted((a.strength, b.strength))
+    strong = both and stronger >= STRONG and weaker >= STRONG_ENOUGH
     allowed = CONTRADICTED if both else 2 * CONTRADICTED  # of fine print, a blurred copy keeps other shapes
     return contradicted > allowed or (strong and evidence.unshared() > UNSHARED)

@@ -179,8 +179,8 @@ def blurred(a: Views, b: Views) -> bool:
 
 
 def as_grainy(a: Views, b: Views) -> bool:
-    """Whether both hold as much that is fine, and it is no noise, which is all over a picture: what they differ in is
-    the grain of two things, as of two fruits."""
+    """Whether both hold as much that is fine, and it is no noise, which mostly is all over a picture: what they differ
+    in is the grain of two things, as of two fruits."""
     lost, noise = (sorted(pair) for pair in ((a.lost, b.lost), (a.noise, b.noise)))
     even = lost[1] < GRAINIER * lost[0] and noise[1] + SOME_NOISE < GRAINIER * (noise[0] + SOME_NOISE)
     return even and noise[1] < NOISY

@@ -94,7 +94,7 @@ TURNED, TURNED_BETTER, INVERTED = 0.6, 0.1, 0.85
 UPRIGHT = 0.9
 
 
-# Where something was taken off around a picture, pairs of shapes that differ so many times are not dismissed either.
+# Pairs of which what was taken off around changes one's shape so many times more than the other's are not dismissed.
 RESHAPED = 1.5
 
 
@@ -310,14 +310,12 @@ def _suggested(pairs: pa.Table) -> Bools:
 
 
 def _reshaped(descriptors: pa.Table, i: Ints, j: Ints) -> Bools:
-    """(N,): of which pairs something was taken off around a picture, and the two are of other shapes: what stands
-    upright before white is found between white bars in one, and not in a copy with words below it."""
-    inner = descriptors["inner"].to_pylist()
-    shape = _column(descriptors, "width") / np.maximum(_column(descriptors, "height"), 1)
-    cut = np.array([each is not None for each in inner], bool)
-    shape[cut] *= [Inner.unpacked(each).stretch for each in inner if each is not None]
-    apart = np.abs(np.log(np.maximum(shape[i], 1e-3) / np.maximum(shape[j], 1e-3)))
-    return np.asarray((cut[i] | cut[j]) & (apart > math.log(RESHAPED)))
+    """(N,): in which pairs what was taken off around pictures changes the shape of one far more than that of the other:
+    what stands upright before white lies between white bars in one, and does not in a copy that was turned a little."""
+    stretch = np.array(
+        [1.0 if each is None else Inner.unpacked(each).stretch for each in descriptors["inner"].to_pylist()]
+    )
+    return np.asarray(np.abs(np.log(stretch[i] / stretch[j])) > math.log(RESHAPED))
 
 
 def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:

@@ -116,8 +116,26 @@ def test_what_is_mostly_empty_stays_when_small(name: str) -> None:
 
 
 def test_a_picture_of_hardly_any_pixels_stays() -> None:
-    image = ImageOps.expand(photograph("chelsea").resize((LEAST_SIDE - 5, LEAST_SIDE - 5)), 2, (0, 0, 0))
-    assert without_borders(image) is image
+    for side, cut in ((LEAST_SIDE - 1, 0), (LEAST_SIDE, 2)):
+        image = ImageOps.expand(photograph("chelsea").resize((side - 4, side - 4)), 2, (0, 0, 0))
+        assert without_borders(image).width == side - 2 * cut
+
+
+def test_what_around_a_small_picture_ends_in_no_ring_or_lies_too_deep_stays() -> None:
+    thing = Image.new("L", (48, 48), 0)
+    ImageDraw.Draw(thing).ellipse((3, 9, 44, 38), fill=255)
+    on_white = Image.composite(photograph("coffee").resize((48, 48)), Image.new("RGB", (48, 48), "white"), thing)
+    deep = ImageOps.expand(photograph("coffee").resize((24, 24)), 12, (0, 0, 0))
+    assert without_borders(on_white) is on_white
+    assert without_borders(deep) is deep
+
+
+def test_a_ring_that_mixes_border_and_picture_goes_with_the_border() -> None:
+    framed = ImageOps.expand(photograph("coffee").resize((160, 160)), 14, (255, 255, 255))
+    small = framed.resize((47, 47), Image.Resampling.BOX)
+    inside = np.asarray(without_borders(small))
+    assert 37 <= inside.shape[0] <= 41
+    assert inside[:, 0].mean() < 245
 
 
 def test_at_most_a_part_goes() -> None:

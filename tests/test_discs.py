@@ -74,8 +74,48 @@ def test_things_on_a_ground_and_badges_stay_whole() -> None:
     badge = Image.new("RGB", (200, 200), "white")
     ImageDraw.Draw(badge).ellipse((0, 0, 199, 199), fill="crimson", outline="gold", width=12)
     assert without_borders(badge) is badge
-    small = cut(photograph("chelsea")).resize((LEAST_SIDE - 1, LEAST_SIDE - 1))
-    assert disc_in(small) is None
+
+
+@pytest.mark.parametrize("name", ROUND)
+def test_a_disc_of_few_pixels_is_found_from_some_size_on(name: str) -> None:
+    sides = (LEAST_SIDE - 1, LEAST_SIDE)
+    small = [disc_in(cut(photograph(name).resize((side, side)), "teal")) is not None for side in sides]
+    assert small == [False, True]
+
+
+@pytest.mark.parametrize("name", ROUND)
+def test_a_disc_within_a_border_is_found(name: str) -> None:
+    disc = cut(photograph(name), "teal")
+    inside = without_borders(ImageOps.expand(disc, 20, "black"))
+    assert inside.width == pytest.approx(disc.width / 2**0.5, rel=0.03)
+
+
+def test_what_does_not_end_in_an_ellipse_is_no_disc() -> None:
+    image = photograph("coffee").resize((240, 240))
+
+    def shown(outline: str) -> Image.Image:
+        mask = Image.new("L", image.size, 0)
+        draw = ImageDraw.Draw(mask)
+        if outline == "diamond":
+            draw.polygon([(120, 0), (239, 120), (120, 239), (0, 120)], fill=255)
+        elif outline == "rounded":
+            draw.rounded_rectangle((0, 0, 239, 239), 60, fill=255)
+        else:
+            draw.ellipse((0, 60, 239, 179), fill=255)  # too flat
+        return Image.composite(image, Image.new("RGB", image.size, "teal"), mask)
+
+    assert [disc_in(shown(outline)) for outline in ("diamond", "rounded", "flat")] == [None] * 3
+    disc = cut(image, "teal")
+    disc.putpixel((0, 0), (255, 0, 0))
+    assert disc_in(disc) is None  # the ground is not of one colour
+
+
+def test_specks_on_the_ground_do_not_hide_a_disc() -> None:
+    disc = cut(photograph("chelsea"), "teal")
+    beside = ImageOps.expand(disc, (60, 0), "teal")
+    for x, y in ((2, 40), (beside.width - 3, 80)):
+        beside.putpixel((x, y), (0, 60, 60))
+    assert disc_in(beside) is not None
 
 
 @pytest.mark.parametrize("name", ROUND)

@@ -1,17 +1,23 @@
-"""Product shots: things before white, which are neither drawings nor pictures between white bars."""
+"""Product shots: things before white, of which colours and grain say something else than of drawings and noise."""
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
 from dedup.borders import without_borders
+from dedup.drawings import is_drawn, plainness
+from dedup.inner import Inner, Part
 from dedup.looks import judge
+from dedup.tile_looks import as_grainy
 from dedup.transforms import TRANSFORMS
-from dedup.verify import VerifySettings
-from dedup.views import Views
+from dedup.verify import VerifySettings, _reshaped
+from dedup.views import Views, both_drawn
 from tests.verification import photograph, png, verified
 
 ACCEPTS = VerifySettings().accepts_from
@@ -72,8 +78,66 @@ def test_a_mark_that_is_missing_is_missed_in_other_colours() -> None:
             draw.polygon([(x, y - 28), (x + 20, y), (x, y + 28), (x - 20, y)], fill=ink)
         return image
 
-    red, blue = (224, 0, 0), (0, 60, 140)
+    red, blue = (255, 110, 90), (0, 60, 140)
     ten, nine = Views(np.asarray(card(10, red))), Views(np.asarray(card(9, blue)))
-    assert min(ten.strength, nine.strength) < 10
+    assert nine.strength < 10 < ten.strength
     assert judge(ten, nine, np.eye(2, 3)) < ACCEPTS
     assert judge(ten, Views(np.asarray(card(10, red).resize((110, 160)))), np.eye(2, 3)) >= ACCEPTS
+
+
+def pear(stripes: bool = False) -> Image.Image:
+    """Small before white, shaded from dark to bright; with a few stripes of its own colour."""
+    y, x = np.mgrid[-1:1:240j, -1:1:240j]
+    shade = 130 + 240 * x + 100 * y
+    if stripes:
+        shade = np.where(np.sin(40 * (x + 0.5 * y)) > 0.4, 150.0, 190.0)
+    pixels = np.where(np.hypot(x / 0.42, y / 0.5)[..., None] < 1, shade[..., None] * np.array([1, 0.9, 0.4]), 255)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def test_a_shaded_thing_before_white_is_no_drawing() -> None:
+    """White alone makes it as plain as a drawing; stripes of two colours make it one."""
+    grey = np.asarray(pear().convert("L"))
+    one, three = plainness(grey[None])[0]
+    assert three > 0.85
+    assert three - one < 0.5 * (1 - one)
+    assert not is_drawn(grey, fine=False)
+    assert is_drawn(grey, fine=True)  # as print would be
+    assert is_drawn(np.asarray(pear(stripes=True).convert("L")), fine=False)
+
+
+def test_drawings_have_strokes_or_are_as_flat_as_flags() -> None:
+    soft, striped = Views(np.asarray(fruit(0))), Views(np.asarray(pear(stripes=True)))
+    flag = np.full((200, 300, 3), 200, np.uint8)
+    flag[:, 100:200] = 204  # of one brightness: no stroke is seen
+    assert soft.drawn
+    assert not both_drawn(soft, soft)
+    assert both_drawn(soft, striped)
+    assert both_drawn(Views(flag), Views(flag))
+
+
+class Grain(NamedTuple):
+    lost: float
+    noise: float
+
+
+@pytest.mark.parametrize(
+    ("other", "as_much"),
+    [(Grain(0.11, 0.1), True), (Grain(0.12, 0.1), False), (Grain(0.1, 0.3), False), (Grain(0.1, 0.15), True)],
+)
+def test_grain_is_as_much_in_both(other: Grain, as_much: bool) -> None:
+    one = Grain(0.1, 0.1)
+    assert as_grainy(cast(Views, one), cast(Views, other)) is as_much
+    assert as_grainy(cast(Views, other), cast(Views, one)) is as_much
+
+
+def test_noise_all_over_is_no_grain() -> None:
+    assert not as_grainy(cast(Views, Grain(0.1, 3.0)), cast(Views, Grain(0.1, 3.0)))
+
+
+def test_thumbnails_dismiss_no_pair_of_which_one_changed_its_shape() -> None:
+    """A carton between what was taken for bars, and a copy that shows them."""
+    upright = Inner(Part(0.3, 0.0, 0.7, 1.0)).packed
+    table = pa.table({"inner": pa.array([None, upright, upright, Inner(Part(0.1, 0.1, 0.9, 0.9)).packed], pa.binary())})
+    pairs = np.array([(0, 1), (1, 0), (1, 2), (0, 3), (1, 3), (0, 0)])
+    assert _reshaped(table, pairs[:, 0], pairs[:, 1]).tolist() == [True, True, False, False, True, False]
