@@ -231,8 +231,8 @@ def settle_pairs(
     i, j = _by_content(a, b, descriptors)
     sides = np.maximum(_column(descriptors, "width"), _column(descriptors, "height"))
     information = _column(descriptors, "information")
-    certain = _suggested(pairs) | _reshaped(descriptors, i, j)
-    hopeful = certain if hopeful is None else hopeful | certain
+    kept = _suggested(pairs) | _reshaped(descriptors, i, j)
+    hopeful = kept if hopeful is None else hopeful | kept
     thumbnails = _thumbnails(descriptors)
     found = settle(thumbnails, information, sides, i, j, hopeful, uniform)
     return found if alone is None else _unless_retoned(found, thumbnails, sides, i, j, alone)
