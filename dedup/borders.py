@@ -52,8 +52,8 @@ _RINGS = 6  # a frame is peeled band by band
 
 # Around a small picture: the rings of one pixel that are plain, each of its own colour, as the bands of a frame are one
 # or two pixels wide. JPEG mixes in more of the picture than of larger ones. With these, 9 of 5,000 images of CIFAR-10
-# have an edge, which all were framed, and 87 and 85 of 100 that get a border and a frame; most of the others lie before
-# the colour of their border already.
+# have an edge, which all were framed, and of 1,000 that get a border or a frame 858 and 845 are found without; many of
+# the others lie before the colour of their border already.
 _TOLERANCE_OF_RINGS, _PLAIN_RING, _DEEPEST_RING = 24, 0.85, 0.25
 
 

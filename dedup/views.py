@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 FINE = 1 / 3
 
 # Of 2,307 photographs 87 are as plain as drawings, and 25 of these so soft (grey levels per pixel) that they have no
-# strokes to compare. Screenshots of 64 pixels have 4.7, all other drawings but flags more.
+# strokes to compare. Screenshots of 64 pixels have 4.7, all other drawings more, but flags and what is nearly flat.
 SOFT = 4.5
 AS_FLAT_AS_FLAGS = 0.97  # share of their pixels that three grey levels have
 
