@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedup.drawings import is_drawn
-from dedup.geometry import band_pass, determinant
+from dedup.geometry import band_pass, determinant, quantile
 from dedup.pages import seams
 from dedup.tiles import BAND
 
@@ -219,7 +219,7 @@ def _is_picture(rest: UInt8Array, least: float) -> bool:
 
 
 def _detail(grey: UInt8Array) -> float:
-    return float(np.median(_details(grey))) if min(grey.shape) >= _BLOCK else 0.0
+    return quantile(_details(grey), 0.5) if min(grey.shape) >= _BLOCK else 0.0
 
 
 def _details(grey: UInt8Array) -> Any:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.geometry import gradients, softened
+from dedup.geometry import gradients, quantile, softened
 
 UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
@@ -102,7 +102,7 @@ def _contested_at(side: int, first: Any, second: Any, mask: UInt8Array) -> tuple
     shown = (inside > 0) & (np.minimum(square_a, square_b) > _SHOWN)
     faint = shown & (np.minimum(strength_a, strength_b) > _LEAST**2)
     for strength in (strength_a, strength_b):
-        faint &= strength <= np.median(strength[inside > 0])
+        faint &= strength <= quantile(strength[inside > 0], 0.5)
     shares = []
     for part in (shown, faint):
         other, same = (float((part & where).sum()) / area for where in (correlation < _OTHER, correlation >= _SAME))
@@ -165,7 +165,7 @@ def unshared(first: Any, second: Any, mask: UInt8Array) -> float:
     inner = _within(mask, int(_EDGE * max(mask.shape)) | 1, outside=0) > 0
     areas = []
     for size, other in (sizes, sizes[::-1]):
-        least = max(_STROKES, _AS_STRONG * float(np.median(size[shared])))
+        least = max(_STROKES, _AS_STRONG * quantile(size[shared], 0.5))
         areas.append(float(((size > least) & (other < _NOTHING) & inner).sum()))
     return max(areas) / _SQUARE
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.geometry import gradients
+from dedup.geometry import gradients, quantile
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -61,8 +61,8 @@ def strength(grey: UInt8Array) -> float:
     flattest third, in levels per pixel; of forms and pages 10 and more, of photographs as plain as these less."""
     across, down = gradients(grey.astype(np.float32), 0.8)
     size = np.sqrt(cv2.GaussianBlur(across * across + down * down, (0, 0), 1.5))
-    outstanding = size[size > max(1.0, 2 * float(np.percentile(size, 30)))]
-    return float(np.median(outstanding)) if outstanding.size else 0.0
+    outstanding = size[size > max(1.0, 2 * quantile(size, 0.3))]
+    return quantile(outstanding, 0.5) if outstanding.size else 0.0
 
 
 def plainness(greys: UInt8Array) -> npt.NDArray[np.float64]:

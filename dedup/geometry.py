@@ -64,6 +64,18 @@ def noise(grey: Any) -> float:
     return quantile_of_levels(left, 0.25) / (_QUARTER_OF_NORMAL * gain) if left.size else 0.0
 
 
+def quantile(values: Any, share: float) -> float:
+    """`numpy.quantile` of float32, at least one and none NaN, in a tenth of the time."""
+    flat = values.ravel()
+    place: float = share * (flat.size - 1)
+    below = int(place)
+    ordered = np.partition(flat, below)
+    if place == below:
+        return float(ordered[below])
+    low, high = float(ordered[below]), float(ordered[below + 1 :].min())
+    return low + (high - low) * (place - below)
+
+
 def quantile_of_levels(levels: Any, share: float) -> float:
     """`numpy.quantile` of small whole numbers, none negative: by how often each occurs, in a fraction of the time."""
     up_to = np.cumsum(np.bincount(levels.ravel()))

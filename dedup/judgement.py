@@ -73,9 +73,10 @@ def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     of turned pictures, or hashes alone; as `score` its likeness by hash (0 for none)."""
     rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
     order = [(name, "ascending") for name in ("a", "b", "rank")]
-    rows = candidates.append_column("rank", rank).sort_by(order).drop_columns("rank")
-    first, cosine, likeness = _merged(rows)
-    pairs = rows.take(pa.array(first)).combine_chunks()
+    narrow = candidates.select(["a", "b", "method", "score"]).append_column("rank", rank)
+    place = pc.sort_indices(narrow, order)  # pairs may bring along what is known of both samples: it is moved once
+    first, cosine, likeness = _merged(narrow.take(place))
+    pairs = candidates.take(place.take(pa.array(first))).combine_chunks()
     place = pairs.column_names.index("score")
     return pairs.set_column(place, pairs.schema.field(place), pa.array(np.nan_to_num(likeness))), cosine
 

@@ -19,7 +19,7 @@ from dedup.evidence import Doubts, Evidence, compare, whole_on_whole
 from dedup.local_features import GLANCE_SIDE, SIDE
 from dedup.overlays import PERHAPS, SURELY, THIN, THIN_AT_A_GLANCE
 from dedup.pair_features import CROWD, small_features
-from dedup.small_evidence import compare_small
+from dedup.small_evidence import SmallEvidence, compare_small
 from dedup.tile_looks import (
     ALONE,
     FEW_TILES,
@@ -34,7 +34,7 @@ from dedup.tile_looks import (
     equally_sharp,
     probability_of,
 )
-from dedup.verification_model import MODELS
+from dedup.verification_model import MODELS, OPERATING_POINTS
 from dedup.views import AS_FLAT_AS_FLAGS, Views, both_drawn
 
 Floats = npt.NDArray[np.float64]
@@ -73,6 +73,9 @@ SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.995, 0.15
 # accepts, so that half as sure will do (0.5 for 0.9): of 1,412 such pairs of potatoes it leaves two, which are moments
 # apart, and of 310 copies 237; of 786 pairs of products one, and 103 of 124 copies.
 SMALL_AND_UNIFORM = 9.0
+# But not of pairs that small evidence leaves less likely than any strictness accepts, which is half of them: that can
+# only make them less likely.
+LEAST_ACCEPTED = min(point.min_probability for point in OPERATING_POINTS.values())
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
 # more levels (`SmallEvidence.centre`): flags of three colours have 16 to 32 tiles and differ by 45 to 116. Of copies of
@@ -126,20 +129,29 @@ def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     if not (a.small or b.small):
         return _judge_large(a, b, guess, around)
     uniform = around.alike >= ALIKE
-    small = compare_small(a.as_small, b.as_small, guess, contest=uniform)
-    probability = float(MODELS["small"](small_features(small)[None])[0])
+    small = compare_small(a.as_small, b.as_small, guess, _surely if uniform else None)
+    probability = _of_small(small)
+    if uniform and probability < LEAST_ACCEPTED:
+        return min(probability, UNLIKELY)
     # Strokes decide of small drawings, too: of 280 charts, forms and boards at 64 pixels 67 went for another one, and
     # 17 do now; of 71 pairs of copies that are drawings it loses 5, and of 510 of CIFAR-10 none.
     if probability > UNLIKELY and both_drawn(a, b) and _contradict(a, b, guess, ALONE):
         return UNLIKELY
-    sure = probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL
-    if not uniform or sure or probability <= UNLIKELY:
+    if not uniform or (_surely(small) and small.contested <= CONTESTED_OF_SMALL):
         return probability
     as_large = _judge_large(a, b, guess, around)
     if as_large <= UNLIKELY:
         return UNLIKELY
     odds = SMALL_AND_UNIFORM * _odds(as_large)
     return min(probability, odds / (1 + odds))
+
+
+def _of_small(evidence: SmallEvidence) -> float:
+    return float(MODELS["small"](small_features(evidence)[None])[0])
+
+
+def _surely(evidence: SmallEvidence) -> bool:
+    return _of_small(evidence) >= SURE_OF_SMALL
 
 
 def _odds(probability: float) -> float:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dedup.geometry import gradients
+from dedup.geometry import gradients, quantile
 
 UInt8Array = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
@@ -229,7 +229,7 @@ def _other(first: Any, second: Any, mask: UInt8Array) -> Bools:
     inside = mask > 0
     gain, offset = _light(first[inside][::_ONE_OF], second[inside][::_ONE_OF])
     first = gain * first + offset
-    usual = float(np.median(np.abs(first - second)[inside]))
+    usual = quantile(np.abs(first - second)[inside], 0.5)
     beyond = np.maximum(_beyond(first, second), _beyond(second, first))
     return np.asarray(inside & (beyond > max(_OTHER[0], _OTHER[1] * usual)))
 
@@ -241,7 +241,7 @@ def _light(first: Any, second: Any) -> tuple[float, float]:
     before = None
     for _ in range(_FIT_STEPS):
         left = np.abs(second - gain * first - offset)
-        alike = left < max(4.0, 2.5 * float(np.median(left)))
+        alike = left < max(4.0, 2.5 * quantile(left, 0.5))
         if before is not None and np.array_equal(alike, before):
             break  # no step would change anything any more
         before = alike

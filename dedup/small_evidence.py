@@ -12,6 +12,7 @@ of the whole picture, background included, run in the same directions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,9 +112,11 @@ def _reduced(pixels: Any, by: int) -> Any:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def compare_small(a: SmallView, b: SmallView, guess: Floats, contest: bool = False) -> SmallEvidence:
-    """The evidence where b is laid onto a as `guess` says, or better where a better place is nearby; `contest` asks
-    what is contested, too.
+def compare_small(
+    a: SmallView, b: SmallView, guess: Floats, contest: Callable[[SmallEvidence], bool] | None = None
+) -> SmallEvidence:
+    """The evidence where b is laid onto a as `guess` says, or better where a better place is nearby; what is contested
+    is asked where `contest` says so of the rest.
 
     `guess` (2, 3): a map from a to b in units of their width and height, (x, y) in 0..1, as thumbnails suggest it.
     """
@@ -125,7 +128,7 @@ def compare_small(a: SmallView, b: SmallView, guess: Floats, contest: bool = Fal
     if best.covered < _MIN_COVERED:
         return NO_SMALL_EVIDENCE
     evidence = _measured(a, b, best)
-    if not contest:
+    if contest is None or not contest(evidence):
         return evidence
     return replace(evidence, contested=max(contested(a.grey, best.grey, best.inside.astype(np.uint8))))
 

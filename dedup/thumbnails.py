@@ -1,9 +1,8 @@
 """Do two pictures look the same at 32x32? The cheap evidence, from stored thumbnails alone.
 
     likeness(thumbnails, i, j) -> Likeness: how well the pictures fit, and where one lies in the other
-    whole_likeness(thumbnails, i, j): the same of the whole pictures alone
+    whole_fits(thumbnails, i, j) -> WholeFits: the same of the whole pictures alone, and with one of them a negative
     turned_likeness(thumbnails, i, j): how well the wholes fit, one turned by 90 or 180 degrees, or flipped
-    inverted_likeness(thumbnails, i, j): how well the wholes fit, one a negative
     part_likeness(greys, i, j): how well some part of one fits the other; coarse and faster, to rank many pairs
 
 Of each picture some 200 windows (the whole, crops down to half of each side, parts without a bar) are reduced to 16x16
@@ -39,6 +38,7 @@ _UNIT = 4095  # length of a signature: products stay below 2**24, where float32 
 _LUMA = np.array([77, 150, 29])  # ITU-R 601, times 256: sums stay below 2**16
 _PAIRS_PER_BLOCK = 4096
 _CELLS_PER_BLOCK = 125_000  # of all windows of the pictures that are held at a time: 1 MB, as a core's cache is
+_PICTURES_PER_BLOCK = 256  # as a core's cache holds of one channel
 _STEPS = 256  # resizing weights are multiples of 1/256
 
 # (share of the width, share of the height, places across, places down)
@@ -122,20 +122,34 @@ def likeness(
     )
 
 
-def whole_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> Likeness:
-    """`likeness` of the N pairs by the whole pictures alone, mirrored or not: `best` is `whole`, and `share` is 1."""
-    plain, mirrored = _whole_fits(thumbnails, i, j)
-    best = np.maximum(plain, mirrored)
-    return Likeness(best, best.copy(), np.ones(len(i), np.float32), _whole_maps(mirrored > plain))
+@dataclass(frozen=True)
+class WholeFits:
+    """How well the whole pictures of N pairs fit, (N,) float32 each, -1..1, higher is closer: as they are, and with one
+    of them mirrored."""
+
+    plain: Singles
+    mirrored: Singles
+
+    def likeness(self) -> Likeness:
+        """`likeness` of the N pairs by the whole pictures alone: `best` is `whole`, and `share` is 1."""
+        best = np.maximum(self.plain, self.mirrored)
+        ones = np.ones(len(best), np.float32)
+        return Likeness(best, best.copy(), ones, _whole_maps(self.mirrored > self.plain))
+
+    def inverted(self, rows: Ints) -> tuple[Singles, Floats]:
+        """`turned_likeness` of the negative of picture i, mirrored or not, with picture j, of these pairs: a negative's
+        signature is the picture's, with the other sign."""
+        plain, mirrored = -self.plain[rows], -self.mirrored[rows]
+        return np.maximum(plain, mirrored), _whole_maps(mirrored > plain)
 
 
-def _whole_fits(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Singles]:
-    """How well whole pictures i fit whole pictures j, (N,) each: as they are, and mirrored."""
+def whole_fits(thumbnails: UInt8Array, i: Ints, j: Ints) -> WholeFits:
+    """`thumbnails` (M, 32, 32, 3) uint8 RGB; `i`, `j` (N,) rows of it -> how well these N pairs fit as a whole."""
     named, ends = _named(thumbnails, i, j)
     wholes = _wholes(_levels(named), SIGNATURE_SIDE)
     first, second = ends[: len(i)], ends[len(i) :]
     plain, mirrored = (_fits(first, side, second, wholes) for side in (wholes, _mirror(wholes, SIGNATURE_SIDE)))
-    return plain, mirrored
+    return WholeFits(plain, mirrored)
 
 
 def _whole_maps(mirrored: Bools) -> Floats:
@@ -159,13 +173,6 @@ def turned_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, 
         better = fits > best
         best[better], turn[better] = fits[better], number
     return best, np.stack([_turn(*each) for each in _TURNS])[turn]
-
-
-def inverted_likeness(thumbnails: UInt8Array, i: Ints, j: Ints) -> tuple[Singles, Floats]:
-    """`turned_likeness` of the negative of picture i, mirrored or not, with picture j: a negative's signature is the
-    picture's, with the other sign."""
-    plain, mirrored = (-fits for fits in _whole_fits(thumbnails, i, j))
-    return np.maximum(plain, mirrored), _whole_maps(mirrored > plain)
 
 
 # Quarters counterclockwise, after mirroring or not: all but the two that `likeness` tries.
@@ -241,9 +248,13 @@ def _residual(first: UInt8Array, second: UInt8Array) -> tuple[Floats, Floats]:
 
 
 def _levels(thumbnails: UInt8Array) -> UInt16Array:
-    """(..., 3) RGB -> (...): luma times 256, as all windows are cut from it."""
-    red, green, blue = (np.uint16(weight) * thumbnails[..., channel] for channel, weight in enumerate(_LUMA))
-    return np.asarray(red + green + blue, np.uint16)
+    """(M, ..., 3) RGB -> (M, ...): luma times 256, as all windows are cut from it."""
+    levels = np.empty(thumbnails.shape[:-1], np.uint16)
+    for start in range(0, len(thumbnails), _PICTURES_PER_BLOCK):
+        block = slice(start, start + _PICTURES_PER_BLOCK)
+        red, green, blue = (np.uint16(weight) * thumbnails[block, ..., channel] for channel, weight in enumerate(_LUMA))
+        levels[block] = red + green + blue
+    return levels
 
 
 def _levels_of_grey(greys: UInt8Array) -> UInt16Array:

@@ -19,6 +19,7 @@ UInt8Array = npt.NDArray[np.uint8]
 _BINS, _SMOOTH = 64, 1.0  # of levels; sigma, in bins
 _FEW_BINS = 16  # of small pictures
 _PAIRS_PER_BLOCK = 1 << 11
+_LEVELS = np.arange(256.0)
 _LEAST = 4.0  # pixels of a bin that count as much as no pixel at all: the curve goes through the middle there
 
 
@@ -35,19 +36,20 @@ def curve(source: Any, target: Any, mask: UInt8Array) -> Curve:
     """`source`, `target` (H, W) float32, grey levels, one laid onto the other; `mask` (H, W) uint8, 1 where both
     are."""
     inside = mask > 0
-    x, y = source[inside], target[inside]
-    if not len(x) or float(y.std()) < 1:
+    x, y = np.clip(np.rint(source[inside]), 0, 255).astype(np.intp), target[inside].astype(np.float64)
+    if not len(x) or y.var() < 1:
         return Curve(np.arange(256, dtype=np.uint8), 0.0, 0.0)
-    place = np.clip(x * (_BINS / 256), 0, _BINS - 1).astype(np.intp)
-    count, total = np.bincount(place, minlength=_BINS), np.bincount(place, y, _BINS)
-    count, total = (cv2.GaussianBlur(each.astype(np.float64)[None], (0, 0), _SMOOTH)[0] for each in (count, total))
-    mean = (total + _LEAST * y.mean()) / (count + _LEAST)
-    middle = (np.arange(_BINS) + 0.5) * (256 / _BINS) - 0.5
-    became = np.interp(np.arange(256), middle, mean)
-    left = y - became[np.clip(np.rint(x), 0, 255).astype(np.intp)]
-    explained = 1 - float(np.square(left).mean() / y.var())
-    linear = float(np.corrcoef(x, y)[0, 1]) ** 2 if float(x.std()) > 0 else 0.0
-    return Curve(np.clip(np.rint(became), 0, 255).astype(np.uint8), max(explained, 0.0), linear)
+    # All that follows is of the levels: how many pixels of the first have each, and what they are in the second.
+    middle, spread = float(y.mean()), float(y.var()) * len(y)
+    count, total = np.bincount(x, minlength=256).astype(np.float64), np.bincount(x, y - middle, 256)
+    in_bins = (each.reshape(_BINS, -1).sum(1) for each in (count, total))
+    pixels, sums = (cv2.GaussianBlur(each[None], (0, 0), _SMOOTH)[0] for each in in_bins)
+    bins = (np.arange(_BINS) + 0.5) * (256 / _BINS) - 0.5
+    became = np.interp(_LEVELS, bins, sums / (pixels + _LEAST))
+    explained = float(2 * became @ total - became**2 @ count) / spread
+    first = _LEVELS - _LEVELS @ count / len(x)
+    linear = float(first @ total) ** 2 / max(float(first**2 @ count) * spread, 1e-9)
+    return Curve(np.clip(np.rint(middle + became), 0, 255).astype(np.uint8), max(explained, 0.0), linear)
 
 
 def explained(first: UInt8Array, second: UInt8Array) -> npt.NDArray[np.float32]:

@@ -42,12 +42,11 @@ from dedup.thumbnails import (
     FEW_WINDOWS,
     WINDOWS,
     Likeness,
-    inverted_likeness,
     likeness,
     luma,
     residual,
     turned_likeness,
-    whole_likeness,
+    whole_fits,
 )
 from dedup.tile_looks import UNLIKELY, Around
 from dedup.tones import explained
@@ -62,7 +61,7 @@ Bools = npt.NDArray[np.bool_]
 UInt8Array = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.intp]
 
-VERSION = 27  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
+VERSION = 28  # counted up where the same candidates are judged otherwise: older pairs are then judged anew
 
 # Thumbnails closer than this (grey levels) are those of one picture, recompressed or resized. Different photographs of
 # one thing on one background, as alike as any, differ by 18 and more.
@@ -269,15 +268,20 @@ def settle(
     """
     small = np.maximum(sides[i], sides[j]) <= SMALL_SIDE
     telling = np.minimum(information[i], information[j]) >= MIN_INFORMATION
-    found = whole_likeness(thumbnails, i, j)
+    wholes = whole_fits(thumbnails, i, j)
+    found = wholes.likeness()
     same = (found.whole >= SAME_LIKENESS) & telling
     equal = np.zeros_like(same)
     rms, worst = residual(thumbnails, i[same], j[same])
     equal[same] = worst <= SAME_WORST_OF_DRAWINGS
     same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
     found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
-    _otherwise(found, turned_likeness, TURNED, thumbnails, i, j)
-    inverted = _otherwise(found, inverted_likeness, INVERTED, thumbnails, i, j)
+
+    def turned(rows: Ints) -> tuple[Singles, Floats]:
+        return turned_likeness(thumbnails, i[rows], j[rows])
+
+    _otherwise(found, turned, TURNED, thumbnails, i, j)
+    inverted = _otherwise(found, wholes.inverted, INVERTED, thumbnails, i, j)
     probability = MODELS["thumbnails"](thumbnail_features(found))
     hopeless = found.best < np.where(small, HOPELESS_SMALL, HOPELESS[0] + HOPELESS[1] * found.share)
     dismissible = telling & ~same & ~(hopeful & ~small) & ~inverted
@@ -331,16 +335,16 @@ def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) ->
 
 def _otherwise(
     found: Likeness,
-    likeness_otherwise: Callable[[UInt8Array, Ints, Ints], tuple[Singles, Floats]],
+    likeness_otherwise: Callable[[Ints], tuple[Singles, Floats]],
     least: float,
     thumbnails: UInt8Array,
     i: Ints,
     j: Ints,
 ) -> Bools:
-    """Puts into `found` what fits far better once one picture is turned, or inverted; not for flags, arrows and signs.
-    Gives where (N,)."""
+    """Puts into `found` what fits far better once one picture is turned, or inverted, as that likeness of some of the
+    pairs says; not for flags, arrows and signs. Gives where (N,)."""
     unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
-    best, maps = likeness_otherwise(thumbnails, i[unlike], j[unlike])
+    best, maps = likeness_otherwise(unlike)
     better = np.flatnonzero((best >= least) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))
     better = better[~_plain(thumbnails, i[unlike[better]], j[unlike[better]], UPRIGHT)]
     fits = Likeness(best[better], best[better], np.ones(len(better), np.float32), maps[better])

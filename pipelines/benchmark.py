@@ -286,14 +286,20 @@ def compare(photos: str, *, copies: int = 6, seed: int = 0, tools: tuple[str, ..
 
 @app.command
 def uniform(
-    lookalikes: str, *, copies: int = 1, count: int = 240, seed: int = 0, sheets: Path = Path("runs/uniform")
+    lookalikes: str | None = None,
+    *,
+    copies: int = 1,
+    count: int = 240,
+    seed: int = 0,
+    sheets: Path = Path("runs/uniform"),
+    as_they_are: bool = False,
 ) -> None:
     """Planted copies found in sets in which everything looks alike, and what is removed that is no copy.
 
     Parameters
     ----------
     lookalikes
-        Shards of pictures that look alike; two drawn sets are measured beside them.
+        Shards of pictures that look alike, measured beside two drawn sets.
     copies
         Planted of each picture.
     count
@@ -302,11 +308,12 @@ def uniform(
         Of the drawing and the planting.
     sheets
         Folder for the contact sheets of what was removed for another picture.
+    as_they_are
+        Measure neither at 64 pixels nor in one layout, as is enough for many drawn pictures.
     """
-    sets = {"lookalikes": samples(lookalikes)} | {
-        name: uniform_benchmark.drawn(name, count, seed) for name in uniform_benchmark.DRAWN
-    }
-    for line in uniform_benchmark.report(sets, copies, seed, sheets):
+    sets = {} if lookalikes is None else {"lookalikes": samples(lookalikes)}
+    sets |= {name: uniform_benchmark.drawn(name, count, seed) for name in uniform_benchmark.DRAWN}
+    for line in uniform_benchmark.report(sets, copies, seed, sheets, otherwise=not as_they_are):
         print(line, flush=True)
 
 

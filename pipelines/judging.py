@@ -73,6 +73,7 @@ _SAMPLE_SCHEMA = pa.schema(
     }
 )
 _ATTACHED = [name for name in _SAMPLE_SCHEMA.names if name not in ("sample_id", "shard")]
+_WIDE = [f"{side}_{name}" for side in "ab" for name in ("thumbnail", "inner")]  # nearly all of a pair's bytes
 _CROWDS = ("crowding", "crowding_before", "alike")  # as `judgement.with_crowds` attaches them
 _OF_B, _OF_A = (
     [
@@ -261,8 +262,8 @@ def _join_a(parts: _Parts, prefix: str, rows: pa.Table, partition: int) -> int:
     verdicts = settle_pairs(pairs, samples, hopeful(pairs, cosine), alone(pairs), uniform(pairs))
     settled = np.flatnonzero(verdicts.settled & (pairs["before"].to_numpy() == 0))
     if len(settled):
-        name = f"{prefix}settled-{partition:05d}.parquet"
-        _conclude(parts, name, pairs.take(pa.array(settled)), cosine[settled], samples, verdicts.probability[settled])
+        name, slim = f"{prefix}settled-{partition:05d}.parquet", pairs.drop_columns(_WIDE).take(pa.array(settled))
+        _conclude(parts, name, slim, cosine[settled], samples, verdicts.probability[settled])
     look = worth_a_look(pairs, cosine, samples, verdicts.settled, verdicts.probability, parts.search)
     left = np.flatnonzero(look)
     if len(left):

@@ -144,13 +144,20 @@ def write_sheet(folder: Path, outcome: Outcome, path: Path, title: str) -> bool:
 
 
 def report(
-    sets: Mapping[str, Iterable[Sample]], copies: int, seed: int, sheets: Path, arguments: tuple[str, ...] = ()
+    sets: Mapping[str, Iterable[Sample]],
+    copies: int,
+    seed: int,
+    sheets: Path,
+    arguments: tuple[str, ...] = (),
+    otherwise: bool = True,
 ) -> Iterator[str]:
-    """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg. Holds one set."""
+    """The lines of the report; the contact sheets go into `sheets`, as NAME.jpg. With `otherwise` each set is cleaned
+    reduced and in layouts, too. Holds one set."""
     rows = []
     for name, pictures in sets.items():
         originals = list(pictures)
-        for title, samples in ((name, originals), (f"{name}_{SMALL_SIDE}", list(reduced(originals)))):
+        measured = {name: originals} | ({f"{name}_{SMALL_SIDE}": list(reduced(originals))} if otherwise else {})
+        for title, samples in measured.items():
             with tempfile.TemporaryDirectory() as folder:
                 outcome = measure(samples, Path(folder), copies, seed, arguments)
                 path = sheets / f"{title}.jpg"
@@ -158,7 +165,7 @@ def report(
                 shown = write_sheet(Path(folder), outcome, path, f"{title}: {count} removed for another picture")
             rows.append(outcome.row(title))
             yield f"{title}: {count} removed for another picture{f', shown in {path}' if shown else ''}"
-        for layout in SHARED:
+        for layout in SHARED if otherwise else ():
             yield _in_layout(name, originals[::_LAYOUT_STEP], layout, seed, arguments)
     yield pd.DataFrame(rows).to_string(index=False)
 

@@ -97,3 +97,5 @@ def test_the_report_asks_half_a_set_in_each_layout(monkeypatch: pytest.MonkeyPat
     assert [line.split(":")[0] for line in lines[:2]] == ["dials", "dials_64"]
     assert lines[2:] == [f"dials, all with {name} over them: {_share(1, 4)} removed" for name in SHARED]
     assert table.split()[0] == "set"
+    line, _ = report({"dials": drawn("dials", 8, 0)}, 1, 0, tmp_path, otherwise=False)
+    assert line == lines[0]
