@@ -65,6 +65,22 @@ FEW_WINDOWS = (
     (0.85, 1.0, 3, 1),
     (1.0, 0.85, 1, 3),
 )
+# For small images of which one may be cut out of the other: what lies between two of the windows above is a few pixels,
+# too, and unlike either.
+MANY_WINDOWS = (
+    (1.0, 1.0, 1, 1),
+    (0.9, 0.9, 3, 3),
+    (0.8, 0.8, 5, 5),
+    (0.7, 0.7, 7, 7),
+    (0.6, 0.6, 9, 9),
+    (0.5, 0.5, 13, 13),
+    (1.0, 0.85, 1, 3),
+    (0.85, 1.0, 3, 1),
+    (1.0, 0.7, 1, 5),
+    (0.7, 1.0, 5, 1),
+    (0.75, 0.55, 5, 7),
+    (0.55, 0.75, 7, 5),
+)
 
 Windows = tuple[tuple[float, float, int, int], ...]
 

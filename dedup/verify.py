@@ -40,6 +40,8 @@ from dedup.small_evidence import SMALL_SIDE
 from dedup.thumbnails import (
     COARSE_SIDE,
     FEW_WINDOWS,
+    MANY_WINDOWS,
+    SIGNATURE_SIDE,
     WINDOWS,
     Likeness,
     likeness,
@@ -77,6 +79,10 @@ SAME_PROBABILITY = np.float32(0.999)
 # are not settled so: of a fine texture the thumbnail keeps nothing.
 HOPELESS_SMALL = 0.58
 HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
+# Of two small images of one size few windows are tried; where one is so many times as large, the other may be cut out
+# of it, and many are. Of 50 photographs of 64 pixels cropped to half of each side none was found without, and 36 are,
+# of 43 that the search proposes.
+CUT = 1.3
 # ... or whose details agree less once they are laid on each other exactly. It loses one of 1,200 planted copies, and
 # leaves 42 % of the other candidates of photographs; of CIFAR-10 one of those 557 pairs, and leaves 14 % of the
 # candidates that are left there. In uniform sets it leaves nearly all.
@@ -275,7 +281,7 @@ def settle(
     rms, worst = residual(thumbnails, i[same], j[same])
     equal[same] = worst <= SAME_WORST_OF_DRAWINGS
     same[same] = (rms <= SAME_RESIDUAL) & (worst <= SAME_WORST)
-    found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], small[~same]))
+    found = _fill(found, ~same, _likeness_by_size(thumbnails, i[~same], j[~same], sides))
 
     def turned(rows: Ints) -> tuple[Singles, Floats]:
         return turned_likeness(thumbnails, i[rows], j[rows])
@@ -289,7 +295,12 @@ def settle(
     exactly = np.ones_like(small) if uniform is None else small | ~uniform
     left = np.flatnonzero(dismissible & ~hopeless & exactly)
     least = np.where(small[left], HOPELESS_ALIGNED_SMALL, HOPELESS_ALIGNED)
-    hopeless[left] = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left], least) < least
+    aligned, maps = aligned_likeness(luma(thumbnails), i[left], j[left], found.map[left], least)
+    hopeless[left] = aligned < least
+    # Small ones are compared from there on: their pixels do not always find the place from where the window is. So it
+    # finds 120 pairs more of CIFAR-10, nearly all of them copies.
+    placed = np.flatnonzero(small[left] & ~hopeless[left])
+    found.map[left[placed]] = maps[placed]
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
     settled[same] = small[same] | equal[same] | ~_plain(thumbnails, i[same], j[same], THREE_LEVELS_OF_THUMBNAILS)
@@ -322,15 +333,20 @@ def _reshaped(descriptors: pa.Table, i: Ints, j: Ints) -> Bools:
     return np.asarray(np.abs(np.log(stretch[i] / stretch[j])) > math.log(RESHAPED))
 
 
-def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, small: Bools) -> Likeness:
-    found = likeness(thumbnails, i[~small], j[~small], WINDOWS)
-    if not small.any():
-        return found
-    empty = Likeness(
-        *(np.empty((len(i), *getattr(found, name).shape[1:]), getattr(found, name).dtype) for name in _FIELDS)
-    )
-    few = likeness(thumbnails, i[small], j[small], FEW_WINDOWS, COARSE_SIDE)
-    return _fill(_fill(empty, ~small, found), small, few)
+def _likeness_by_size(thumbnails: UInt8Array, i: Ints, j: Ints, sides: Floats) -> Likeness:
+    longer, shorter = np.maximum(sides[i], sides[j]), np.minimum(sides[i], sides[j])
+    small = longer <= SMALL_SIDE
+    cut = small & (longer >= CUT * shorter)
+    best, whole, share = (np.empty(len(i), np.float32) for _ in range(3))
+    found = Likeness(best, whole, share, np.empty((len(i), 2, 3)))
+    for which, windows, side in (
+        (~small, WINDOWS, SIGNATURE_SIDE),
+        (cut, MANY_WINDOWS, COARSE_SIDE),
+        (small & ~cut, FEW_WINDOWS, COARSE_SIDE),
+    ):
+        if which.any():
+            _fill(found, which, likeness(thumbnails, i[which], j[which], windows, side))
+    return found
 
 
 def _otherwise(

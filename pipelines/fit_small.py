@@ -21,7 +21,7 @@ from dedup import images, pair_features, verification_model
 from dedup.errors import ConfigError
 from dedup.labels import Pair, read_labels
 from dedup.small_evidence import compare_small, small_view
-from dedup.thumbnails import COARSE_SIDE, FEW_WINDOWS, likeness
+from dedup.verify import settle
 from pipelines.fit_verification import Examples, fit, random_copy, read, report, write
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ def _examples(name: str, pairs: Iterable[tuple[bytes, bytes, bool]]) -> Examples
     for first, second, same in pairs:
         a, b = (images.decode(data, 0).rgb for data in (first, second))
         thumbnails = np.stack([images.thumbnail(a), images.thumbnail(b)])
-        found = likeness(thumbnails, np.array([0]), np.array([1]), FEW_WINDOWS, COARSE_SIDE)
-        evidence = compare_small(small_view(np.asarray(a)), small_view(np.asarray(b)), found.map[0])
+        sides, telling = np.array([max(a.size), max(b.size)], np.float64), np.full(2, np.inf)
+        found = settle(thumbnails, telling, sides, np.array([0]), np.array([1]), np.zeros(1, bool))
+        evidence = compare_small(small_view(np.asarray(a)), small_view(np.asarray(b)), found.guess[0])
         features.append(pair_features.small_features(evidence))
         copies.append(same)
     return Examples(name, np.stack(features), np.array(copies))

@@ -28,7 +28,7 @@ def greys() -> np.ndarray:
 
 def test_a_picture_agrees_with_itself_and_its_negative_disagrees(greys: np.ndarray) -> None:
     both = np.stack([greys[0], 255 - greys[0]])
-    found = aligned_likeness(both, np.array([0, 0]), np.array([0, 1]), np.repeat(WHOLE, 2, axis=0), np.zeros(2))
+    found, _ = aligned_likeness(both, np.array([0, 0]), np.array([0, 1]), np.repeat(WHOLE, 2, axis=0), np.zeros(2))
     assert found.dtype == np.float32
     assert found[0] > 0.999
     assert found[1] < -0.9
@@ -37,8 +37,25 @@ def test_a_picture_agrees_with_itself_and_its_negative_disagrees(greys: np.ndarr
 def test_a_shift_that_the_map_does_not_know_is_found(greys: np.ndarray) -> None:
     shift = np.array([[1.03, 0.02, 1.2], [-0.02, 0.98, -0.9]])
     pairs = [np.stack([grey, moved(grey, shift)]) for grey in greys]
-    found = [aligned_likeness(pair, np.array([0]), np.array([1]), WHOLE, NOTHING)[0] for pair in pairs]
+    found = [aligned_likeness(pair, np.array([0]), np.array([1]), WHOLE, NOTHING)[0][0] for pair in pairs]
     assert sum(likeness > 0.9 for likeness in found) >= len(PHOTOGRAPHS) - 1  # one coin is as near as the next
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_the_map_that_is_found_lays_one_picture_onto_the_other(scale: float) -> None:
+    """Also where it is the second one that is a part of the first, or the first one a part of the second."""
+    grey = luma(thumbnail(photograph("astronaut"))[None])[0]
+    # In 0..1: a part of the picture, moved a little, fills the other one.
+    truth = np.array([[1 / scale, 0.02, 0.03 - 0.3 * (1 - scale)], [-0.02, 1 / scale, 0.01 - 0.3 * (1 - scale)]])
+    pixels = truth.copy()
+    pixels[:, 2] = truth[:, :2] @ [0.5, 0.5] + truth[:, 2] * 32 - 0.5
+    pair = np.stack([grey, moved(grey, pixels)])
+    about = truth + np.array([[0, 0, 0.05], [0, 0, -0.04]])
+    corners = np.array([[0.4, 0.5, 0.6, 0.5], [0.5, 0.4, 0.5, 0.6], [1, 1, 1, 1]])
+    for i, j, known, given in ((0, 1, truth, about), (1, 0, *(cv2.invertAffineTransform(m) for m in (truth, about)))):
+        found, maps = aligned_likeness(pair, np.array([i]), np.array([j]), given[None], NOTHING)
+        assert found[0] > 0.9
+        assert np.abs((maps[0] - known) @ corners).max() < 0.02 < np.abs((given - known) @ corners).max()
 
 
 @pytest.mark.parametrize("transform", ["crop_70", "mirror", "rotate", "aspect", "caption", "grey", "noise"])
@@ -48,7 +65,9 @@ def test_copies_stay_and_others_go(transform: str) -> None:
     copies = [TRANSFORMS[transform](image, np.random.default_rng(k)).open() for k, image in enumerate(pictures)]
     thumbnails = np.stack([thumbnail(image) for image in pictures + copies])
     i, j = (side.ravel() for side in np.meshgrid(np.arange(4), np.arange(4, 8), indexing="ij"))
-    found = aligned_likeness(luma(thumbnails), i, j, likeness(thumbnails, i, j).map, np.full(len(i), HOPELESS_ALIGNED))
+    found, _ = aligned_likeness(
+        luma(thumbnails), i, j, likeness(thumbnails, i, j).map, np.full(len(i), HOPELESS_ALIGNED)
+    )
     same = j - i == 4
     assert found[same].min() >= HOPELESS_ALIGNED
     assert np.median(found[~same]) < HOPELESS_ALIGNED
@@ -57,9 +76,9 @@ def test_copies_stay_and_others_go(transform: str) -> None:
 
 def test_a_pair_has_one_likeness_whatever_else_is_asked(greys: np.ndarray) -> None:
     i, j = np.triu_indices(len(greys), 1)
-    together = aligned_likeness(greys, i, j, np.repeat(WHOLE, len(i), axis=0), np.full(len(i), 0.6))
+    together, _ = aligned_likeness(greys, i, j, np.repeat(WHOLE, len(i), axis=0), np.full(len(i), 0.6))
     alone = [
-        aligned_likeness(greys[[a, b]], np.array([0]), np.array([1]), WHOLE, np.array([0.6]))[0]
+        aligned_likeness(greys[[a, b]], np.array([0]), np.array([1]), WHOLE, np.array([0.6]))[0][0]
         for a, b in zip(i, j, strict=True)
     ]
     assert together.tolist() == [float(value) for value in alone]
@@ -67,20 +86,20 @@ def test_a_pair_has_one_likeness_whatever_else_is_asked(greys: np.ndarray) -> No
 
 def test_hardly_any_overlap_is_no_evidence(greys: np.ndarray) -> None:
     corner = np.array([[[1.0, 0.0, 0.9], [0.0, 1.0, 0.9]]])
-    assert aligned_likeness(greys, np.array([0]), np.array([0]), corner, NOTHING)[0] == -1
+    assert aligned_likeness(greys, np.array([0]), np.array([0]), corner, NOTHING)[0][0] == -1
 
 
 def test_flat_pictures_and_no_pairs() -> None:
     flat = np.full((2, 32, 32), 90, np.uint8)
-    assert abs(aligned_likeness(flat, np.array([0]), np.array([1]), WHOLE, NOTHING)[0]) < 0.01
+    assert abs(aligned_likeness(flat, np.array([0]), np.array([1]), WHOLE, NOTHING)[0][0]) < 0.01
     nothing = np.zeros(0, np.intp)
-    assert len(aligned_likeness(flat, nothing, nothing, np.zeros((0, 2, 3)), np.zeros(0))) == 0
+    assert len(aligned_likeness(flat, nothing, nothing, np.zeros((0, 2, 3)), np.zeros(0))[0]) == 0
 
 
 def test_what_is_far_from_what_it_needs_is_not_followed_further(greys: np.ndarray) -> None:
     i, j = np.triu_indices(len(greys), 1)
     whole = np.repeat(WHOLE, len(i), axis=0)
-    followed, left = (aligned_likeness(greys, i, j, whole, np.full(len(i), least)) for least in (0.0, 0.9))
+    followed, left = (aligned_likeness(greys, i, j, whole, np.full(len(i), least))[0] for least in (0.0, 0.9))
     assert (left <= followed + 1e-6).all()
     near = left >= 0.7 * 0.9
     assert (left[near] == followed[near]).all()

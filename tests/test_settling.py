@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -49,10 +50,41 @@ def test_thumbnails_of_a_uniform_set_are_not_laid_on_each_other_exactly() -> Non
         table, samples = pa.table({"a": ["a"], "b": ["b"]}), described(files)
         laid = settle_pairs(table, samples)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("dedup.verify.aligned_likeness", lambda *found: np.full(len(found[1]), -1, np.float32))
+            patch.setattr(
+                "dedup.verify.aligned_likeness", lambda *found: (np.full(len(found[1]), -1, np.float32), found[3])
+            )
             uniform = settle_pairs(table, samples, uniform=np.array([True]))
         assert not laid.settled.any()
         assert uniform.settled.tolist() == [not looked_at]
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "flower"])
+def test_half_of_each_side_of_a_small_picture_is_found_in_it(name: str) -> None:
+    """Between the places where windows of larger pictures lie."""
+    image = photograph(name).resize((64, 64), Image.Resampling.LANCZOS)
+    files = {"a": png(image), "b": png(image.crop((19, 8, 51, 40)))}
+    table = pa.table({"a": ["a"], "b": ["b"]})
+    verdicts = verify_pairs(table, described(files), files.__getitem__, SETTINGS)
+    assert (verdicts.probability >= SETTINGS.accepts_from).all()
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "china", "flower"])
+def test_small_pictures_are_compared_where_their_thumbnails_lie_best(name: str) -> None:
+    """No window is of nine tenths of a width and all of the height, far from the middle."""
+    image = photograph(name).resize((320, 320), Image.Resampling.LANCZOS)
+    truth = np.array([[1 / 0.84, 0.0, -0.02 / 0.84], [0.0, 1 / 0.93, -0.07 / 0.93]])
+    cut = image.crop((round(0.02 * 320), round(0.07 * 320), round(0.86 * 320), 320)).resize((320, 320))
+    corners = np.array([[0.1, 0.8, 0.1, 0.8], [0.1, 0.1, 0.9, 0.9], [1, 1, 1, 1]])
+    missed = []
+    for side in (48, 320):
+        files = {label: png(picture.resize((side, side))) for label, picture in zip("ab", (image, cut), strict=True)}
+        first = settle_pairs(pa.table({"a": ["a"], "b": ["b"]}), described(files))
+        either_way = (
+            truth,
+            cv2.invertAffineTransform(truth),
+        )  # which one is laid onto the other, their content decides
+        missed.append(min(np.abs((first.guess[0] - way) @ corners).max() for way in either_way))
+    assert missed[0] < 0.025 < missed[1]
 
 
 def test_small_pictures_are_dismissed_for_their_thumbnails_however_hopeful() -> None:
