@@ -73,8 +73,8 @@ SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.995, 0.15
 # accepts, so that half as sure will do (0.5 for 0.9): of 1,412 such pairs of potatoes it leaves two, which are moments
 # apart, and of 310 copies 237; of 786 pairs of products one, and 103 of 124 copies.
 SMALL_AND_UNIFORM = 9.0
-# But not of pairs that small evidence leaves less likely than any strictness accepts, which is half of them: that can
-# only make them less likely.
+# Pairs that small evidence leaves less likely than any strictness accepts are asked no more, which could only make them
+# less likely: half of those, and two of three others.
 LEAST_ACCEPTED = min(point.min_probability for point in OPERATING_POINTS.values())
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
@@ -131,11 +131,11 @@ def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     uniform = around.alike >= ALIKE
     small = compare_small(a.as_small, b.as_small, guess, _surely if uniform else None)
     probability = _of_small(small)
-    if uniform and probability < LEAST_ACCEPTED:
-        return min(probability, UNLIKELY)
+    if probability < LEAST_ACCEPTED:
+        return min(probability, UNLIKELY) if uniform else probability
     # Strokes decide of small drawings, too: of 280 charts, forms and boards at 64 pixels 67 went for another one, and
     # 17 do now; of 71 pairs of copies that are drawings it loses 5, and of 510 of CIFAR-10 none.
-    if probability > UNLIKELY and both_drawn(a, b) and _contradict(a, b, guess, ALONE):
+    if both_drawn(a, b) and _contradict(a, b, guess, ALONE):
         return UNLIKELY
     if not uniform or (_surely(small) and small.contested <= CONTESTED_OF_SMALL):
         return probability
