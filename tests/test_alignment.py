@@ -58,6 +58,15 @@ def test_the_map_that_is_found_lays_one_picture_onto_the_other(scale: float) -> 
         assert np.abs((maps[0] - known) @ corners).max() < 0.02 < np.abs((given - known) @ corners).max()
 
 
+def test_a_place_is_left_only_for_one_where_far_more_agrees(greys: np.ndarray) -> None:
+    """A third of a pixel beside it details agree nearly as much."""
+    pair = np.stack([greys[0], moved(greys[0], np.array([[1, 0, 0.3], [0, 1, -0.2]]))])
+    for given, left in ((WHOLE, False), (np.add(WHOLE, [[0, 0, 0.05], [0, 0, 0]]), True)):
+        found, maps = aligned_likeness(pair, np.array([0]), np.array([1]), given, NOTHING)
+        assert found[0] > 0.95
+        assert np.allclose(maps, given, atol=1e-6) != left
+
+
 @pytest.mark.parametrize("transform", ["crop_70", "mirror", "rotate", "aspect", "caption", "grey", "noise"])
 def test_copies_stay_and_others_go(transform: str) -> None:
     names = ("astronaut", "chelsea", "coffee", "china")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dedup.geometry import noise, quantile_of_levels
+from dedup.geometry import noise, quantile, quantile_of_levels
 from dedup.local_features import SIDE, grey_at
 from tests.verification import PHOTOGRAPHS, photograph
 
@@ -38,3 +38,12 @@ def test_quantiles_of_levels_are_those_of_numpy(share: float) -> None:
         for shape in ((1, 1), (3, 5), (40, 60)):
             levels = rng.integers(0, most, shape, endpoint=True).astype(dtype)
             assert quantile_of_levels(levels, share) == pytest.approx(np.quantile(levels, share))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 1001])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_quantiles_are_those_of_numpy(count: int, share: float) -> None:
+    values = np.random.default_rng(count).gamma(1, 3, count).astype(np.float32)
+    before = values.copy()
+    assert quantile(values.reshape(1, -1), share) == pytest.approx(float(np.quantile(values, share)), rel=1e-6)
+    assert np.array_equal(values, before)

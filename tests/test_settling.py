@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
@@ -91,3 +91,13 @@ def test_small_pictures_are_dismissed_for_their_thumbnails_however_hopeful() -> 
     files = {name: png(photograph(name).resize((48, 48))) for name in ("chelsea", "coffee")}
     table = pa.table({"a": ["chelsea"], "b": ["coffee"]})
     assert settle_pairs(table, described(files), np.array([True])).settled.all()
+
+
+def test_negatives_are_told_among_other_pairs() -> None:
+    names = ("astronaut", "chelsea", "coffee")
+    files = {name: png(photograph(name)) for name in names}
+    files |= {f"{name}-negative": png(ImageOps.invert(photograph(name))) for name in names}
+    pairs = [("astronaut", "chelsea"), ("chelsea", "chelsea-negative"), ("coffee", "coffee"), ("astronaut", "coffee")]
+    pairs.append(("coffee", "coffee-negative"))
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
+    assert settle_pairs(table, described(files)).inverted.tolist() == [False, True, False, False, True]
