@@ -28,15 +28,15 @@ Ints = npt.NDArray[np.integer[Any]]
 _DETAILS = (0.6, 2.5)  # sigmas of the difference of Gaussians that is correlated, in pixels of a thumbnail,
 _OUTLINES = (1.0, 4.0)  # and of the one by which the place is found: details fit nowhere but at the place itself
 _SMOOTHED = 3  # pixels
-_BANDS_HELD = 4096  # pictures, at 8 kB each
+_BANDS_HELD = 4096  # pictures, as they are or reduced, at 8 kB each
 _REDUCED = 0.8  # times as large: a picture that is brought to less is smoothed before
 _STEPS, _GAIN = (3, 5), 1e-3
 # Of what is needed: below the first no step is taken, below the second no more than the first ones. Of 18,800 pairs of
 # CIFAR-10, of which 1,800 get there, 3,800 take no step, and 2,600 more than the first ones. Of 3,175 pairs of copies
 # of photographs, potatoes and clothes that are accepted none is lost, of 509 of CIFAR-10 one.
 _HOPELESS, _FAR = 0.3, 0.9
-# A place is left for one where details agree by so much more: of little detail another is no better. With fewer windows
-# it found 32 of 50 crops to half of 64 pixels, 30 without.
+# A place is left for one where details agree by so much more: of little detail another is no better. Of 50 crops to
+# half of 64 pixels, looked for by `thumbnails.WINDOWS`, 32 were found so, and 30 by any better place.
 _WORTH_MOVING = 0.1
 _LEAST_OVERLAP = 60  # pixels
 _EVERYWHERE = np.ones((THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
@@ -48,15 +48,16 @@ _RESCALED = (0.3, 2.0)  # and what is moved further than this from the first pla
 def aligned_likeness(greys: UInt8Array, i: Ints, j: Ints, maps: Floats, least: Floats) -> tuple[Singles, Floats]:
     """`greys` (M, 32, 32) uint8; `i`, `j` (N,) rows of it; `maps` (N, 2, 3): where the point (x, y) of picture i, in
     0..1, lies in picture j, about -> (N,) float32, -1..1, higher is closer: the correlation of the details of both over
-    their overlap, by the given map or the best one near it; -1 where they hardly overlap; and (N, 2, 3): the one of the
-    two that is worth it. It is looked for as far as the `least` (N,) likeness that is needed may be reached.
+    their overlap, by the given map or the best one near it; -1 where they hardly overlap; and (N, 2, 3): the given map,
+    or the better one where details agree far more by it. It is looked for as far as the `least` (N,) likeness that is
+    needed may be reached.
 
     What is found of a pair depends on its two thumbnails, its map and its `least` alone.
     """
     used, place = np.unique(np.concatenate([i, j]), return_inverse=True)
 
     @functools.lru_cache(maxsize=_BANDS_HELD)
-    def bands(picture: int, reduced: float = 0.0) -> tuple[Any, Any]:
+    def bands(picture: int, reduced: float) -> tuple[Any, Any]:
         grey = greys[used[picture]].astype(np.float32)
         return _bands(cv2.GaussianBlur(grey, (0, 0), reduced) if reduced else grey)
 
@@ -72,7 +73,7 @@ def aligned_likeness(greys: UInt8Array, i: Ints, j: Ints, maps: Floats, least: F
             scale = abs(determinant(affine)) ** 0.5
             # Rounded, so that what is held is the same for all maps of one scale.
             reduced = round(0.5 * (1 / scale**2 - 1) ** 0.5, 2) if scale < _REDUCED else 0.0
-            found[row], back = _best_likeness(bands(a, reduced), bands(b), affine, least[row])
+            found[row], back = _best_likeness(bands(a, reduced), bands(b, 0.0), affine, least[row])
             best[row] = _relative(back if enlarges else _inverse(back))
     finally:
         cv2.setNumThreads(threads)
@@ -104,8 +105,9 @@ def _bands(grey: Any) -> tuple[Any, Any]:
 def _best_likeness(
     finer: tuple[Any, Any], coarser: tuple[Any, Any], affine: Floats, least: float
 ) -> tuple[float, Floats]:
-    """Of two pictures' bands, and the map from the coarser picture, on whose grid they are compared, to the finer one
-    by which that is so; `affine`: from the finer picture to the coarser one; `least` is what is needed."""
+    """Of two pictures' bands, and the map from the coarser picture, on whose grid they are compared, to the finer one:
+    `affine`, which leads from the finer to the coarser, turned around, or a far better one; `least` is what is
+    needed."""
     start = _inverse(affine)
     first = best = _likeness(finer[0], coarser[0], start)
     where = place = start

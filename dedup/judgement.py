@@ -74,9 +74,9 @@ def distinct(candidates: pa.Table) -> tuple[pa.Table, Singles]:
     rank = pc.index_in(candidates["method"], value_set=_PROPOSERS)
     order = [(name, "ascending") for name in ("a", "b", "rank")]
     narrow = candidates.select(["a", "b", "method", "score"]).append_column("rank", rank)
-    place = pc.sort_indices(narrow, order)  # pairs may bring along what is known of both samples: it is moved once
-    first, cosine, likeness = _merged(narrow.take(place))
-    pairs = candidates.take(place.take(pa.array(first))).combine_chunks()
+    sorted_rows = pc.sort_indices(narrow, order)  # pairs may bring along what is known of both samples: it moves once
+    first, cosine, likeness = _merged(narrow.take(sorted_rows))
+    pairs = candidates.take(sorted_rows.take(pa.array(first))).combine_chunks()
     place = pairs.column_names.index("score")
     return pairs.set_column(place, pairs.schema.field(place), pa.array(np.nan_to_num(likeness))), cosine
 

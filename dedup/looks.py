@@ -73,8 +73,9 @@ SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.995, 0.15
 # accepts, so that half as sure will do (0.5 for 0.9): of 1,412 such pairs of potatoes it leaves two, which are moments
 # apart, and of 310 copies 237; of 786 pairs of products one, and 103 of 124 copies.
 SMALL_AND_UNIFORM = 9.0
-# Pairs that small evidence leaves less likely than any strictness accepts are asked no more, which could only make them
-# less likely: half of those, and two of three others.
+# Where small evidence leaves a pair less likely than any strictness accepts nothing more is asked, which could only
+# make it less likely: so it is with half of the pairs of CIFAR-10 that larger evidence was asked of, and with two of
+# three whose strokes were. A lower `min_probability` accepts some of these, so it is no way to find more small copies.
 LEAST_ACCEPTED = min(point.min_probability for point in OPERATING_POINTS.values())
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by

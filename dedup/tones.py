@@ -37,10 +37,11 @@ def curve(source: Any, target: Any, mask: UInt8Array) -> Curve:
     are."""
     inside = mask > 0
     x, y = np.clip(np.rint(source[inside]), 0, 255).astype(np.intp), target[inside].astype(np.float64)
-    if not len(x) or y.var() < 1:
+    variance = float(y.var()) if len(y) else 0.0
+    if variance < 1:
         return Curve(np.arange(256, dtype=np.uint8), 0.0, 0.0)
     # All that follows is of the levels: how many pixels of the first have each, and what they are in the second.
-    middle, spread = float(y.mean()), float(y.var()) * len(y)
+    middle, spread = float(y.mean()), variance * len(y)
     count, total = np.bincount(x, minlength=256).astype(np.float64), np.bincount(x, y - middle, 256)
     in_bins = (each.reshape(_BINS, -1).sum(1) for each in (count, total))
     pixels, sums = (cv2.GaussianBlur(each[None], (0, 0), _SMOOTH)[0] for each in in_bins)

@@ -79,14 +79,14 @@ SAME_PROBABILITY = np.float32(0.999)
 # are not settled so: of a fine texture the thumbnail keeps nothing.
 HOPELESS_SMALL = 0.58
 HOPELESS = (0.33, 0.18)  # plus, times the share that is covered
-# Of two small images of one size few windows are tried; where one is so many times as large, the other may be cut out
-# of it, and many are. Of 50 photographs of 64 pixels cropped to half of each side none was found without, and 36 are,
-# of 43 that the search proposes.
-CUT = 1.3
 # ... or whose details agree less once they are laid on each other exactly. It loses one of 1,200 planted copies, and
 # leaves 42 % of the other candidates of photographs; of CIFAR-10 one of those 557 pairs, and leaves 14 % of the
 # candidates that are left there. In uniform sets it leaves nearly all.
 HOPELESS_ALIGNED, HOPELESS_ALIGNED_SMALL = 0.37, 0.65
+# Of two small images whose longer sides are about equal few windows are tried (`thumbnails.FEW_WINDOWS`); where one is
+# so many times as long, the other may be cut out of it, and many are (MANY_WINDOWS). Of 50 photographs of 64 pixels
+# cropped to half of each side none was found by few, and 36 are, of 43 that the search proposes.
+CUT = 1.3
 
 # Of solarized copies and false colours thumbnails are unlike, but the grey levels of one explain this much of the
 # other's variance: so it is in 70 of 73 such copies of photographs, and in 2 of 1,000 pairs drawn at random.
@@ -114,7 +114,8 @@ class VerifySettings:
     """copies (the same picture, retouched in any way), near (also other shots of a scene), exact (the same bytes)."""
 
     min_probability: float | None = None
-    """Accept pairs of at least this probability, whatever the strictness; `dedup calibrate` picks one."""
+    """Accept pairs of at least this probability, whatever the strictness; `dedup calibrate` picks one. Below 0.3 less
+    is asked of images of at most 64 pixels (`looks.LEAST_ACCEPTED`)."""
 
     calibrated_on: str | None = None
     """On what and when min_probability was measured, as `dedup calibrate` writes it; the summary repeats it."""
@@ -299,7 +300,7 @@ def settle(
     hopeless[left] = aligned < least
     # Small ones are compared from there on: their pixels do not always find the place from where the window is. So it
     # finds 120 pairs more of CIFAR-10, nearly all of them copies.
-    placed = np.flatnonzero(small[left] & ~hopeless[left])
+    placed = small[left]
     found.map[left[placed]] = maps[placed]
     probability = np.where(same, SAME_PROBABILITY, np.where(hopeless, np.minimum(probability, 0.01), probability))
     settled = same | hopeless
@@ -357,8 +358,8 @@ def _otherwise(
     i: Ints,
     j: Ints,
 ) -> Bools:
-    """Puts into `found` what fits far better once one picture is turned, or inverted, as that likeness of some of the
-    pairs says; not for flags, arrows and signs. Gives where (N,)."""
+    """Puts into `found` what fits far better once one picture is turned, or inverted; not for flags, arrows and signs.
+    `likeness_otherwise` gives the likeness and the maps of these rows of the pairs, so turned. Gives where (N,)."""
     unlike = np.flatnonzero(found.best < 1 - TURNED_BETTER)
     best, maps = likeness_otherwise(unlike)
     better = np.flatnonzero((best >= least) & (best >= found.best[unlike] + np.float32(TURNED_BETTER)))

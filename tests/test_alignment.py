@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_verify import PHOTOGRAPHS, photograph
 
+from dedup import alignment
 from dedup.alignment import aligned_likeness
 from dedup.images import thumbnail
 from dedup.thumbnails import likeness, luma
@@ -113,3 +114,21 @@ def test_what_is_far_from_what_it_needs_is_not_followed_further(greys: np.ndarra
     near = left >= 0.7 * 0.9
     assert (left[near] == followed[near]).all()
     assert (left < followed).any()
+
+
+def test_a_picture_is_prepared_once_for_all_its_pairs(greys: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(alignment, "_bands", lambda grey, bands=alignment._bands: made.append(1) or bands(grey))
+    i, j = np.triu_indices(len(greys), 1)
+    aligned_likeness(greys, i, j, np.repeat(WHOLE, len(i), axis=0), np.full(len(i), 0.6))
+    assert len(made) == len(greys)
+
+
+def test_the_finer_picture_is_smoothed_before_it_is_reduced(greys: np.ndarray) -> None:
+    """The middle half, laid onto the whole exactly."""
+    for grey in greys[:4]:
+        large = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_CUBIC)
+        pair = np.stack([large[16:48, 16:48], grey])
+        half = np.array([[[0.5, 0, 0.25], [0, 0.5, 0.25]]])
+        found, _ = aligned_likeness(pair, np.array([0]), np.array([1]), half, np.full(1, np.inf))
+        assert found[0] > 0.9

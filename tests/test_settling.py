@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
 
+from dedup import verify
+from dedup.thumbnails import FEW_WINDOWS, MANY_WINDOWS, WINDOWS, likeness
 from dedup.verify import VerifySettings, settle_pairs, verify_pairs
 from pipelines.lookalikes import LOOKALIKES
 from tests.verification import described, photograph, png
@@ -101,3 +103,16 @@ def test_negatives_are_told_among_other_pairs() -> None:
     pairs.append(("coffee", "coffee-negative"))
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs]})
     assert settle_pairs(table, described(files)).inverted.tolist() == [False, True, False, False, True]
+
+
+def test_more_windows_are_tried_where_one_may_be_cut_out_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(verify, "likeness", lambda *given: tried.append(given[3]) or likeness(*given))
+    for first, second, windows in ((64, 60, FEW_WINDOWS), (64, 36, MANY_WINDOWS), (128, 60, WINDOWS)):
+        files = {
+            name: png(photograph(name).resize((side, side)))
+            for name, side in zip(("chelsea", "coffee"), (first, second), strict=True)
+        }
+        settle_pairs(pa.table({"a": ["chelsea"], "b": ["coffee"]}), described(files))
+        assert tried.pop() is windows
+        assert not tried
