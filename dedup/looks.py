@@ -75,7 +75,7 @@ SURE_OF_SMALL, CONTESTED_OF_SMALL = 0.995, 0.15
 SMALL_AND_UNIFORM = 9.0
 # Where small evidence leaves a pair less likely than any strictness accepts nothing more is asked, which could only
 # make it less likely: so it is with half of the pairs of CIFAR-10 that larger evidence was asked of, and with two of
-# three whose strokes were. A lower `min_probability` accepts some of these, so it is no way to find more small copies.
+# five whose strokes were. A lower `min_probability` accepts some of these, so it is no way to find more small copies.
 LEAST_ACCEPTED = min(point.min_probability for point in OPERATING_POINTS.values())
 # Of plain shapes, as in flags and marks, little more than outlines is compared, and these agree whatever their colours
 # are. So pictures with so few textured tiles are others where their colours, brightness and contrast fitted, differ by
@@ -138,7 +138,7 @@ def judge(a: Views, b: Views, guess: Floats, around: Around = ALONE) -> float:
     # 17 do now; of 71 pairs of copies that are drawings it loses 5, and of 510 of CIFAR-10 none.
     if both_drawn(a, b) and _contradict(a, b, guess, ALONE):
         return UNLIKELY
-    if not uniform or (_surely(small) and small.contested <= CONTESTED_OF_SMALL):
+    if not uniform or (probability >= SURE_OF_SMALL and small.contested <= CONTESTED_OF_SMALL):
         return probability
     as_large = _judge_large(a, b, guess, around)
     if as_large <= UNLIKELY:

@@ -4,8 +4,8 @@
 
 SHARDS: those of CIFAR-10, of which pairs were judged by eye: verification_labels.csv holds them with `same` yes, no or
 unsure. Most were drawn from where an earlier fit was undecided, so they are harder than what a run meets. Unsure ones,
-most of them shots of a scene moments apart, are not fitted. 442 pairs were judged after the last fit, so that
-another one gives slightly other coefficients.
+most of them shots of a scene moments apart, are not fitted. 442 pairs were judged after the last fit, and
+pairs are laid onto each other better since, so that another one gives somewhat other coefficients.
 """
 
 from __future__ import annotations
